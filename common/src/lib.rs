@@ -1,0 +1,27 @@
+//! The contract every OpenClaw part shares.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
+//! | [`config`] | the configuration folder: typed, complete, every mistake at once |
+//! | [`envelope`] | one event on its way: identity, lane, body |
+//! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
+//! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
+//! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
+//! | [`backend`] | the one `match` that chooses the backends |
+//! | [`sqlite`] | the one file of the embedded backends |
+//! | [`crypto`] | Feishu's signature and encryption |
+//! | [`secret`] | strings that never print |
+//! | [`health`] | liveness, readiness and the metrics endpoint of every role |
+//! | [`telemetry`] | logs, and every metric by its name |
+//! | [`time`] | the only place that reads the wall clock |
+
+pub mod bot;
+pub mod cache;
+pub mod config;
+pub mod envelope;
+pub mod queue;
+pub mod secret;
+pub mod sqlite;
+pub mod store;
+pub mod time;

@@ -1,0 +1,186 @@
+//! Seam 1: the durable queue. Nothing accepted may be lost.
+//!
+//! Two backends keep the same promises, proved by one conformance suite (`tests/contracts/queue.rs`): RabbitMQ quorum
+//! queues ([`crate::queues::rabbitmq`]) and a SQLite table ([`crate::queues::sqlite`]).
+//!
+//! * **Publish** answers `Ok` only when the message survives a crash of every process involved.
+//! * **Order**: what is published to a bot after another publish to it was answered is delivered after it.
+//! * **Delivery** is at least once: what is not acknowledged comes again, in its old place, after the consumer ends.
+//! * **One active consumer** a bot: a second one attached anywhere stands by and takes over when the first one's link goes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+
+use crate::bot::BotId;
+use crate::envelope::Envelope;
+
+/// The durable queue between ingest and workers.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// Stores one event durably; returns after the broker confirmed it. Publishes may run side by side: concurrent ones
+    /// are written as one burst.
+    ///
+    /// # Errors
+    /// See [`PublishError`]: refused means no copy exists, unknown means one may appear later.
+    async fn publish(&self, envelope: Arc<Envelope>) -> Result<(), PublishError>;
+
+    /// Attaches a consumer. At most `prefetch` deliveries are out unacknowledged at a time.
+    ///
+    /// # Errors
+    /// When the link is down or the broker refuses.
+    async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError>;
+
+    /// Events of `bot` that are ready and not yet delivered.
+    ///
+    /// # Errors
+    /// When the link is down. An unknown bot has depth 0.
+    async fn depth(&self, bot: &BotId) -> Result<u64, QueueError>;
+
+    /// The state of the publishing link and its changes.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// The state of the consuming link and its changes. A change away from [`Link::Up`] has ended every [`Deliveries`].
+    fn consume_link(&self) -> watch::Receiver<Link>;
+
+    /// Ends both links for good. Consumers are cut **without** a polite close: that is what keeps the order of what they
+    /// held (`reliability.md` §6). Everything acknowledged before is flushed first.
+    async fn close(&self);
+}
+
+/// What to consume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// One bot's events.
+    Bot(BotId),
+    /// Events whose bot had no queue (`openclaw.v1.unrouted`); never yields on the embedded queue, which has none.
+    Unrouted,
+    /// What the broker itself gave up on (`openclaw.v1.dead`); never yields on the embedded queue.
+    Dead,
+}
+
+/// How a link to the broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Usable.
+    Up,
+    /// The broker refuses publishes for lack of memory or disk. Consuming goes on.
+    Blocked(String),
+    /// Not connected; the text says why. Reconnecting goes on by itself.
+    Down(String),
+}
+
+/// Why a publish did not end in a confirmed copy.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The broker's fault; certainly no copy. Retry later.
+    #[error("the queue refused the event: {0}")]
+    Refused(String),
+    /// Nobody can tell whether a copy exists; it may still arrive. Retry later, duplicates are dropped downstream.
+    #[error("the queue did not confirm the event: {0}")]
+    Unknown(String),
+}
+
+/// Any other failure of the queue: the broker's fault, retry later.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("queue: {0}")]
+pub struct QueueError(pub String);
+
+/// A consumer's stream. Dropping it detaches the consumer: what is still out comes again, to whoever consumes next.
+///
+/// Detaching a RabbitMQ consumer that holds deliveries breaks their order; end it through [`Queue::close`], or while
+/// nothing is held.
+#[derive(Debug)]
+pub struct Deliveries {
+    receiver: mpsc::Receiver<Delivery>,
+    _detach: Detach,
+}
+
+/// Runs the backend's detach when dropped.
+pub struct Detach(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Detach {
+    /// What detaching means for this backend.
+    pub fn new(action: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(action)))
+    }
+}
+
+impl std::fmt::Debug for Detach {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Detach")
+    }
+}
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        if let Some(action) = self.0.take() {
+            action();
+        }
+    }
+}
+
+impl Deliveries {
+    /// For backends.
+    #[must_use]
+    pub fn new(receiver: mpsc::Receiver<Delivery>, detach: Detach) -> Self {
+        Self {
+            receiver,
+            _detach: detach,
+        }
+    }
+
+    /// The next delivery; `None` when the consumer has ended (link lost, queue deleted): attach again. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.receiver.recv().await
+    }
+
+    /// A delivery that is already here, without waiting.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+/// One message handed to this process.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The event, or the bytes that are none.
+    pub payload: Result<Arc<Envelope>, Unreadable>,
+    /// How often the broker handed it out before. Hand-overs raise it too: it says nothing about poison.
+    pub redelivered: u32,
+    /// Acknowledges it.
+    pub receipt: Receipt,
+}
+
+/// A message that no envelope can be read from: a newer version, or a stranger's.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub reason: String,
+    /// Its body.
+    pub body: bytes::Bytes,
+    /// Its identity as far as it can be read.
+    pub message_id: Option<String>,
+}
+
+/// The right to acknowledge one delivery, once. Dropping it leaves the delivery out until the consumer ends.
+pub struct Receipt(Box<dyn FnOnce() + Send + Sync>);
+
+impl Receipt {
+    /// For backends: `acknowledge` must not block, and does nothing when its link has gone.
+    pub fn new(acknowledge: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Box::new(acknowledge))
+    }
+
+    /// Tells the broker to forget the message. Call it only after a row for it is committed.
+    pub fn ack(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Receipt")
+    }
+}

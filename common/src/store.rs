@@ -1,0 +1,488 @@
+//! Seam 2: the Store. Nothing finished may be lost; it is the authority on what has happened to an event.
+//!
+//! Two backends, one conformance suite (`tests/contracts/store.rs`): PostgreSQL ([`crate::stores::postgres`]) and SQLite
+//! ([`crate::stores::sqlite`]).
+//!
+//! ```text
+//! event:   received ─▶ planned ─▶ done | waiting | dead        waiting ─▶ received/planned when due
+//!                                                              dead ─▶ waiting by replay only
+//! action:  planned ─▶ sent | refused | unknown
+//! ```
+//!
+//! Whoever takes an event up raises its row's **fence**; every later write names the fence it was given and the states it
+//! expects, and changes nothing otherwise. There are no leases: a row that nobody holds any more is found again by the
+//! worker that next serves the bot ([`Store::unfinished`]). Due times use the database's clock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::bot::BotId;
+use crate::envelope::{Envelope, EventKey};
+
+/// What has happened to every event.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Takes up delivered events, one commit for all. Input order is delivery order: new rows get their `position` in it.
+    /// The answers stand in the input's order.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError>;
+
+    /// Applies guarded changes, one commit for all; `false` where the row has another owner or state by now.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError>;
+
+    /// Takes up every row of `bot` that is neither finished nor waiting, oldest position first, and counts the rows that
+    /// later events of their chat have to wait behind. For a worker that begins to serve the bot.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError>;
+
+    /// Takes up waiting rows of `bot` whose time has come, in order of position: at most `limit`, at most `per_chat` of
+    /// one chat, none of the chats in `full`, and none behind an earlier holding row of its chat that is not due.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn take_due(&self, bot: &BotId, full: &[Arc<str>], per_chat: u32, limit: u32)
+    -> Result<Vec<Row>, StoreError>;
+
+    /// When the next waiting row of each of `bots` is due, from now; bots with none are left out.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError>;
+
+    /// Rows that wait for more than `overdue` past their time: the sweeper's safety net, normally empty.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn overdue(&self, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError>;
+
+    /// Adds dead letters for messages that never became an event row (unreadable, or killed by the broker). An event that
+    /// is already finished, waiting or dead is left alone.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError>;
+
+    /// Dead letters by filter, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Open dead letters by class, and by class those that [`Store::replay`] would skip.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn count_dead(&self, filter: &DeadFilter) -> Result<HashMap<String, u64>, StoreError>;
+
+    /// Turns dead events back into waiting ones, each due `spacing` after the one before it. Sent actions stay sent.
+    /// One that is no longer dead is left alone, so concurrent and repeated calls are harmless. Writes the audit.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn replay(&self, order: &Replay) -> Result<Replayed, StoreError>;
+
+    /// Closes dead letters for good. Writes the audit.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn drop_dead(&self, ids: &[i64], who: &str) -> Result<u64, StoreError>;
+
+    /// How the events of `bot` stand, by state: for reports, readiness and tests.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn count(&self, bot: Option<&BotId>) -> Result<HashMap<State, u64>, StoreError>;
+
+    /// Deletes finished rows older than `retention`, at most `limit`; how many.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, StoreError>;
+
+    /// Whether the database answers and has this program's schema.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when `openclaw migrate` has to run, else what is wrong.
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Brings the schema to this program's version. Safe to run from several processes at once.
+    ///
+    /// # Errors
+    /// When the database cannot be changed.
+    async fn migrate(&self) -> Result<(), StoreError>;
+}
+
+/// Why the Store did not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The network's or the server's fault: retry. Whether a commit took place is not known; every change is guarded, so
+    /// repeating it is safe.
+    #[error("store: {0}")]
+    Unavailable(String),
+    /// The operator's: `openclaw migrate` has to run.
+    #[error("store: the schema is version {found}, this program needs {needed}: run `openclaw migrate`")]
+    Schema {
+        /// What the database has; 0 when it has none.
+        found: i64,
+        /// What this program needs.
+        needed: i64,
+    },
+    /// Ours: a statement or a row is wrong. Do not retry.
+    #[error("store: {0}")]
+    Internal(String),
+}
+
+/// An event's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// A row exists, no plan yet.
+    Received,
+    /// The plan is committed.
+    Planned,
+    /// Nobody holds it; it is taken up when due.
+    Waiting,
+    /// Finished.
+    Done,
+    /// Given up; has a dead letter.
+    Dead,
+}
+
+impl State {
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Planned => "planned",
+            Self::Waiting => "waiting",
+            Self::Done => "done",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// The inverse of [`State::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Received, Self::Planned, Self::Waiting, Self::Done, Self::Dead]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+/// An action's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActionState {
+    /// Not finished; may have been tried.
+    Planned,
+    /// Feishu has it.
+    Sent,
+    /// Feishu will never take it.
+    Refused,
+    /// Nobody can tell, and the uuid's hour is over.
+    Unknown,
+}
+
+impl ActionState {
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Sent => "sent",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The inverse of [`ActionState::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Planned, Self::Sent, Self::Refused, Self::Unknown]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+/// A delivered event to take up.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The event.
+    pub envelope: Arc<Envelope>,
+    /// What to do with it when it is new.
+    pub intent: Intent,
+}
+
+/// What becomes of a **new** row. A row that exists keeps its course, only its fence is raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Its handler starts at once: counts one handler start.
+    Start,
+    /// It waits its turn in memory.
+    Hold,
+    /// Its lane is full: `waiting`, due now, and later events of its chat wait behind it.
+    Park,
+}
+
+/// The answer to an [`Arrival`].
+#[derive(Clone, Debug)]
+pub enum Begun {
+    /// It is ours, under the row's fence.
+    Taken(Row),
+    /// It is finished or in the waiting room: acknowledge the delivery, nothing else.
+    Settled {
+        /// Whether this call put it there ([`Intent::Park`]).
+        parked: bool,
+    },
+}
+
+/// An event's row, taken up.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The event as first stored (a re-push may differ in detail; the first copy counts).
+    pub envelope: Arc<Envelope>,
+    /// Ours until somebody raises it.
+    pub fence: i64,
+    /// Its place in its chat.
+    pub position: i64,
+    /// Whether this call created it.
+    pub new: bool,
+    /// Finished tries.
+    pub attempt: u32,
+    /// How often it was replayed.
+    pub replay_generation: u32,
+    /// Handler starts that were not followed by a plan.
+    pub handler_starts: u32,
+    /// Milliseconds since the event was accepted, by the database's clock at accept time of the row.
+    pub age_ms: i64,
+    /// Whether later events of the chat had to wait behind it while it waited.
+    pub held: bool,
+    /// The committed plan, if any; the worker crate writes and reads it.
+    pub plan: Option<Bytes>,
+    /// Its actions by index; empty without a plan.
+    pub actions: Vec<ActionRow>,
+}
+
+/// One action of a planned event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionRow {
+    /// Its place in the plan.
+    pub index: u32,
+    /// How it stands.
+    pub state: ActionState,
+    /// Milliseconds since it was first tried, by the database's clock; `None`: never.
+    pub first_tried_ms_ago: Option<i64>,
+    /// Whether the last try ended in a definite refusal, so that no copy can exist.
+    pub refused_before: bool,
+    /// The uuid its requests carry.
+    pub uuid: String,
+    /// Feishu's id of the visible message.
+    pub message_id: Option<String>,
+}
+
+/// A guarded change of one event.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which event.
+    pub key: EventKey,
+    /// The fence it was taken up with.
+    pub fence: i64,
+    /// What happens.
+    pub step: Step,
+}
+
+/// What happens to an event.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Its handler starts: one more handler start.
+    Start,
+    /// `received` → `planned`, with its actions. The first action counts as tried now.
+    Plan {
+        /// What [`Row::plan`] gives back.
+        plan: Bytes,
+        /// One for each action of the plan.
+        actions: Vec<NewAction>,
+    },
+    /// An action is about to be sent (the first one already counts as tried by `Plan`).
+    Try {
+        /// The action's index.
+        index: u32,
+    },
+    /// Actions have ended, the event goes on.
+    Progress(Vec<ActionOutcome>),
+    /// → `done`. An event without a plan may finish too (an empty plan is never written).
+    Finish(Vec<ActionOutcome>),
+    /// → `waiting`.
+    Wait(Wait),
+    /// → `dead`, with its dead letter in the same transaction.
+    Die {
+        /// How its actions stand.
+        actions: Vec<ActionOutcome>,
+        /// `permanent`, `exhausted`, `ambiguous`, `stale`, `poison`, `handler`, …
+        class: &'static str,
+        /// Feishu's code, if it gave one.
+        code: Option<i64>,
+        /// One sentence for the operator.
+        error: String,
+    },
+}
+
+/// An event goes to the waiting room.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// How its actions stand.
+    pub actions: Vec<ActionOutcome>,
+    /// From now, by the database's clock.
+    pub due_in: Duration,
+    /// Finished tries so far.
+    pub attempt: u32,
+    /// Whether later events of the chat have to wait behind it.
+    pub hold: bool,
+    /// Why, for the operator: class, Feishu's code, sentence. `None` when nothing failed.
+    pub failure: Option<(&'static str, Option<i64>, String)>,
+}
+
+/// An action of a new plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewAction {
+    /// `create`, `reply`, …
+    pub kind: &'static str,
+    /// Whom it goes to, for reports.
+    pub target: String,
+    /// At most 50 characters.
+    pub uuid: String,
+    /// Marks it tried at once: it is sent right after this commit.
+    pub tried: bool,
+}
+
+/// How an action ended, or how its last try did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionOutcome {
+    /// Its place in the plan.
+    pub index: u32,
+    /// Where it stands now.
+    pub state: ActionState,
+    /// Feishu's id of the visible message.
+    pub message_id: Option<String>,
+    /// Feishu's code, if it answered.
+    pub code: Option<i64>,
+    /// Whether the last try was definitely refused.
+    pub refused: bool,
+    /// Tries since the last commit.
+    pub tries: u32,
+}
+
+/// What a worker finds when it begins to serve a bot.
+#[derive(Clone, Debug, Default)]
+pub struct Unfinished {
+    /// Taken up, by position.
+    pub rows: Vec<Row>,
+    /// Chats with waiting rows that later events wait behind, and how many.
+    pub held: HashMap<Arc<str>, u64>,
+}
+
+/// A death outside the worker's pipeline.
+#[derive(Clone, Debug)]
+pub struct Burial {
+    /// The event, or a made-up one for what cannot be read.
+    pub envelope: Arc<Envelope>,
+    /// `delivery_limit`, `no_such_bot`, `unreadable`.
+    pub class: &'static str,
+    /// One sentence.
+    pub error: String,
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, Default)]
+pub struct DeadFilter {
+    /// One bot.
+    pub bot: Option<BotId>,
+    /// One class.
+    pub class: Option<String>,
+    /// One Feishu code.
+    pub code: Option<i64>,
+    /// Died at or after, Unix milliseconds.
+    pub since_ms: Option<i64>,
+    /// One dead letter.
+    pub id: Option<i64>,
+    /// Also those already replayed or dropped.
+    pub closed: bool,
+    /// Only ids above this one: for paging and for resuming.
+    pub after: Option<i64>,
+}
+
+/// One dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Grows with time.
+    pub id: i64,
+    /// The event.
+    pub key: EventKey,
+    /// Its bot.
+    pub bot: BotId,
+    /// Its chat.
+    pub chat: String,
+    /// Why it died.
+    pub class: String,
+    /// Feishu's code.
+    pub code: Option<i64>,
+    /// One sentence.
+    pub error: String,
+    /// Tries it had.
+    pub attempts: u32,
+    /// How often it was replayed before it died.
+    pub replay_generation: u32,
+    /// When the event was accepted, Unix milliseconds.
+    pub created_ms: i64,
+    /// When it died, Unix milliseconds.
+    pub died_ms: i64,
+    /// When it was replayed, Unix milliseconds.
+    pub replayed_ms: Option<i64>,
+    /// When it was closed (replayed or dropped), Unix milliseconds.
+    pub resolved_ms: Option<i64>,
+}
+
+/// A replay order.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Which dead letters, by id.
+    pub ids: Vec<i64>,
+    /// The first one's due time, from now.
+    pub first_in: Duration,
+    /// Between two.
+    pub spacing: Duration,
+    /// What becomes of actions whose outcome is unknown; `None` skips such events.
+    pub unknown: Option<UnknownChoice>,
+    /// Also what was replayed three times already.
+    pub force: bool,
+    /// For the audit.
+    pub who: String,
+}
+
+/// What an operator decides about an unknown outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownChoice {
+    /// Send it again, with a new uuid.
+    Resend,
+    /// Take it as sent.
+    Drop,
+}
+
+/// What a replay did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Now waiting, by class.
+    pub done: HashMap<String, u64>,
+    /// Left alone: no longer dead, unknown outcome, or replayed too often.
+    pub skipped: u64,
+}
