@@ -19,6 +19,7 @@
 pub mod bot;
 pub mod cache;
 pub mod config;
+pub mod crypto;
 pub mod envelope;
 pub mod queue;
 pub mod secret;
