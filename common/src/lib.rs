@@ -25,4 +25,5 @@ pub mod queue;
 pub mod secret;
 pub mod sqlite;
 pub mod store;
+pub mod telemetry;
 pub mod time;
