@@ -13,6 +13,7 @@
 //! | [`crypto`] | Feishu's signature and encryption |
 //! | [`secret`] | strings that never print |
 //! | [`health`] | liveness, readiness and the metrics endpoint of every role |
+//! | [`serve`] | the HTTP server loop of every role |
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
@@ -21,8 +22,10 @@ pub mod cache;
 pub mod config;
 pub mod crypto;
 pub mod envelope;
+pub mod health;
 pub mod queue;
 pub mod secret;
+pub mod serve;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;
