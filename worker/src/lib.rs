@@ -15,13 +15,13 @@
 //! | [`archive`] | messages that never became a row |
 //! | [`pulse`] | notices that the process was frozen |
 
-mod action;
+pub mod action;
 mod archive;
 mod commit;
 mod engine;
-mod event;
-mod feishu;
-mod handler;
+pub mod event;
+pub mod feishu;
+pub mod handler;
 mod lanes;
 mod levels;
 mod placement;
