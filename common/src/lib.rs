@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`backoff`] | waits between retries and reconnects |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
 //! | [`envelope`] | one event on its way: identity, lane, body |
@@ -16,11 +17,13 @@
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
+pub mod backoff;
 pub mod bot;
 pub mod cache;
 pub mod config;
 pub mod envelope;
 pub mod queue;
+pub mod queues;
 pub mod secret;
 pub mod sqlite;
 pub mod store;
