@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`backoff`] | waits between retries and reconnects |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
 //! | [`envelope`] | one event on its way: identity, lane, body |
@@ -17,6 +18,7 @@
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
+pub mod backoff;
 pub mod bot;
 pub mod cache;
 pub mod config;
@@ -24,6 +26,7 @@ pub mod crypto;
 pub mod envelope;
 pub mod health;
 pub mod queue;
+pub mod queues;
 pub mod secret;
 pub mod serve;
 pub mod sqlite;
