@@ -205,7 +205,6 @@ impl Dependency {
 }
 
 /// `GET {health path}` and `GET /readyz`, for the port of a role.
-#[must_use]
 pub fn health_routes(health: &Health, monitoring: &Monitoring) -> Router {
     let health = health.clone();
     let readiness = get(move || async move {
@@ -225,7 +224,6 @@ pub fn health_routes(health: &Health, monitoring: &Monitoring) -> Router {
 }
 
 /// `GET {metrics path}`, for the metrics port of a process.
-#[must_use]
 pub fn metrics_router(monitoring: &Monitoring) -> Router {
     telemetry::install();
     let page = || async {

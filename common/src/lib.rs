@@ -12,6 +12,7 @@
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
+//! | [`seal`] | encryption of stored bodies |
 //! | [`secret`] | strings that never print |
 //! | [`health`] | liveness, readiness and the metrics endpoint of every role |
 //! | [`serve`] | the HTTP server loop of every role |
@@ -26,7 +27,11 @@ pub mod crypto;
 pub mod envelope;
 pub mod health;
 pub mod queue;
+<<<<<<< HEAD
 pub mod queues;
+=======
+pub mod seal;
+>>>>>>> ingest
 pub mod secret;
 pub mod serve;
 pub mod sqlite;
