@@ -27,11 +27,8 @@ pub mod crypto;
 pub mod envelope;
 pub mod health;
 pub mod queue;
-<<<<<<< HEAD
 pub mod queues;
-=======
 pub mod seal;
->>>>>>> ingest
 pub mod secret;
 pub mod serve;
 pub mod sqlite;

@@ -8,7 +8,8 @@ use openclaw_common::bot::BotId;
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source, Unreadable};
 use openclaw_common::store::{Burial, StoreError};
-use openclaw_common::{backoff, telemetry, time};
+use openclaw_common::backoff::Reconnect;
+use openclaw_common::{telemetry, time};
 
 use crate::engine::Engine;
 
@@ -18,6 +19,7 @@ const PREFETCH: u16 = 256;
 const HOPE: Duration = Duration::from_secs(10 * 60);
 const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// Brings what the broker itself killed into the table of dead letters.
 pub(crate) async fn archive_dead(engine: Arc<Engine>) {
@@ -99,7 +101,7 @@ pub(crate) async fn bury_refused(engine: &Engine, envelope: Arc<Envelope>, error
 /// Commits the dead letter, then acknowledges: until then the broker keeps the message.
 async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
     let class = burial.class;
-    tracing::error!(event = %burial.envelope.key, bot = %burial.envelope.bot, class, error = burial.error, "ERROR message given up: see the dead letters");
+    tracing::error!(event = %burial.envelope.key, bot = %burial.envelope.bot, class, error = burial.error, "message given up: see the dead letters");
     let burials = [burial];
     loop {
         match engine.store.bury(&burials).await {
@@ -110,7 +112,7 @@ async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
             }
             Err(StoreError::Internal(error)) => {
                 // Left unacknowledged: the broker keeps it, which is better than losing it.
-                tracing::error!(error, "ERROR the database refuses a dead letter; the message stays in the queue");
+                tracing::error!(error, "the database refuses a dead letter; the message stays in the queue");
                 return;
             }
             Err(error) => {
@@ -122,14 +124,13 @@ async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
 }
 
 async fn attach(engine: &Engine, source: Source) -> Deliveries {
-    let mut failures = 0;
+    let mut reconnect = Reconnect::new(RETRY, LONGEST_RETRY);
     loop {
         match engine.queue.consume(source.clone(), PREFETCH).await {
             Ok(deliveries) => return deliveries,
             Err(error) => {
-                failures += 1;
                 tracing::debug!(%error, ?source, "cannot attach yet");
-                tokio::time::sleep(backoff::reconnect(failures)).await;
+                tokio::time::sleep(reconnect.wait()).await;
             }
         }
     }

@@ -95,7 +95,7 @@ fn note(reachable: &watch::Sender<bool>, error: Option<&StoreError>) {
         return;
     }
     match error {
-        Some(error) => tracing::error!(%error, "ERROR the database is away: nothing is sent until it is back"),
+        Some(error) => tracing::error!(%error, "the database is away: nothing is sent until it is back"),
         None => tracing::info!("the database is back"),
     }
 }

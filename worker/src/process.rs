@@ -11,6 +11,7 @@ use bytes::Bytes;
 use openclaw_common::bot::Bot;
 use openclaw_common::config::{OnStale, Order};
 use openclaw_common::queue::Receipt;
+use openclaw_common::quota::Refused;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::feishu::{Outcome, Scope};
-use crate::handler::Handler;
+use crate::handler::{Handler, HandlerError};
 use crate::levels;
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
@@ -161,7 +162,7 @@ impl Run {
             OnStale::Reply if row.plan.is_some() => Ok(None),
             OnStale::Reply => {
                 let plan = match self.event(row) {
-                    Ok(event) => event.reply_text(TOO_LATE).map_or_else(Plan::default, Plan::from),
+                    Ok(event) => event.reply_text(TOO_LATE).map_or_else(Plan::default, Plan::one),
                     Err(_) => Plan::default(),
                 };
                 if plan.actions.is_empty() {
@@ -204,7 +205,7 @@ impl Run {
     }
 
     /// Runs the handler in a task of its own: its panic is its failure, not the lane's.
-    async fn handle(&self, event: Event) -> Flow<Result<Plan, String>> {
+    async fn handle(&self, event: Event) -> Flow<Result<Plan, HandlerError>> {
         let handler = self.handler.clone();
         let mut task = self.engine.tracker.spawn(async move { handler.plan(&event).await });
         let ended = tokio::select! {
@@ -215,22 +216,24 @@ impl Run {
             }
         };
         Ok(match ended {
-            Ok(Ok(Ok(plan))) => Ok(plan),
-            Ok(Ok(Err(error))) => Err(error.to_string()),
-            Ok(Err(panic)) => Err(format!("the handler panicked: {panic}")),
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => Err(HandlerError::Retry(format!("the handler panicked: {panic}"))),
             Err(_) => {
                 task.abort();
-                Err(format!("the handler did not end within {} s", HANDLER_TIMEOUT.as_secs()))
+                Err(HandlerError::Retry(format!("the handler did not end within {} s", HANDLER_TIMEOUT.as_secs())))
             }
         })
     }
 
-    async fn handler_failed(&self, row: &Row, error: String) -> Flow<End> {
+    async fn handler_failed(&self, row: &Row, error: HandlerError) -> Flow<End> {
         let attempt = row.attempt + 1;
-        tracing::error!(event = %row.envelope.key, attempt, %error, "ERROR handler failed");
-        if attempt >= self.bot.message.retry.max_attempts {
-            return self.die(row, Vec::new(), "handler", None, error).await;
-        }
+        let error = match error {
+            HandlerError::Retry(error) if attempt < self.bot.message.retry.max_attempts => error,
+            HandlerError::Retry(error) | HandlerError::Refused(error) => {
+                return self.die(row, Vec::new(), "handler", None, error).await;
+            }
+        };
+        tracing::warn!(event = %row.envelope.key, attempt, error, "the handler failed; it is tried again later");
         let due_in = backoff::delay(&self.bot.message.retry, attempt);
         self.wait(row, Vec::new(), due_in, attempt, Some(("handler", None, error))).await
     }
@@ -332,7 +335,7 @@ impl Run {
         code: Option<i64>,
         error: String,
     ) -> Flow<End> {
-        tracing::error!(event = %row.envelope.key, bot = %self.bot.id, class, code, %error, "ERROR event given up: see the dead letters");
+        tracing::error!(event = %row.envelope.key, bot = %self.bot.id, class, code, %error, "event given up: see the dead letters");
         self.commit(row, Step::Die { actions, class, code, error }).await?;
         telemetry::DEAD_LETTERS.add(class);
         Ok(End::Settled)
@@ -398,10 +401,13 @@ impl ActionRun<'_> {
             if !std::mem::take(&mut self.counted) {
                 self.run.commit(self.row, Step::Try { index: self.index }).await?;
             }
-            self.slot().await?;
+            if let Some(wait) = self.slot().await? {
+                let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                return self.run.wait(self.row, actions, wait, tries.attempts, None).await.map(Sent::End);
+            }
             self.tries += 1;
             let outcome = self.run.engine.feishu.send(&self.run.bot, self.action, &self.uuid).await;
-            telemetry::SENDS.add(outcome.label());
+            telemetry::SENDS.add(outcome.class());
             match outcome {
                 Outcome::Limited { .. } => tries.limits += 1,
                 _ => tries.attempts += 1,
@@ -416,7 +422,7 @@ impl ActionRun<'_> {
                     self.pause_level(&outcome, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                        return self.run.wait(self.row, actions, pause, tries.attempts, outcome.failure()).await.map(Sent::End);
+                        return self.run.wait(self.row, actions, pause, tries.attempts, failure(&outcome)).await.map(Sent::End);
                     }
                 }
                 Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
@@ -425,12 +431,12 @@ impl ActionRun<'_> {
                 }
                 Verdict::Retry(wait) => {
                     let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                    return self.run.wait(self.row, actions, wait, tries.attempts, outcome.failure()).await.map(Sent::End);
+                    return self.run.wait(self.row, actions, wait, tries.attempts, failure(&outcome)).await.map(Sent::End);
                 }
-                Verdict::Dead { unknown: true, .. } => return self.unknown(outcome.code(), outcome.message()).await,
+                Verdict::Dead { unknown: true, .. } => return self.unknown(outcome.code(), outcome.message().to_owned()).await,
                 Verdict::Dead { class, unknown: false } => {
                     let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
-                    let (code, error) = (outcome.code(), outcome.message());
+                    let (code, error) = (outcome.code(), outcome.message().to_owned());
                     return self.run.die(self.row, actions, class, code, error).await.map(Sent::End);
                 }
             }
@@ -448,8 +454,9 @@ impl ActionRun<'_> {
         }
     }
 
-    /// Waits for a slot at every level, and for everything else without which nothing may be sent.
-    async fn slot(&self) -> Flow<()> {
+    /// Waits for a slot at every level, and for everything else without which nothing may be sent. Answers a wait that is
+    /// too long for memory.
+    async fn slot(&self) -> Flow<Option<Duration>> {
         let engine = &self.run.engine;
         let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let begun = Instant::now();
@@ -458,9 +465,10 @@ impl ActionRun<'_> {
                 () = engine.commits.reachable() => {}
                 () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
             }
-            tokio::select! {
-                () = engine.quota.acquire(&levels) => {}
-                () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
+            match engine.quota.acquire(&levels, &self.run.stop).await {
+                Ok(_) => {}
+                Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
+                Err(Refused::Park(wait)) => return Ok(Some(wait)),
             }
             if engine.pulse.freezes() != self.run.freezes {
                 return Err(Interrupt::Stopped);
@@ -468,7 +476,7 @@ impl ActionRun<'_> {
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() {
                 telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
-                return Ok(());
+                return Ok(None);
             }
         }
     }
@@ -486,6 +494,11 @@ impl ActionRun<'_> {
     fn outcome(&self, state: ActionState, code: Option<i64>, message_id: Option<String>) -> ActionOutcome {
         ActionOutcome { index: self.index, state, message_id, code, refused: self.refused, tries: self.tries }
     }
+}
+
+/// What the row says about its last failure.
+fn failure(outcome: &Outcome) -> Option<(&'static str, Option<i64>, String)> {
+    Some((outcome.class(), outcome.code(), outcome.message().to_owned()))
 }
 
 fn index_u32(index: usize) -> u32 {

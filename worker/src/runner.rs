@@ -9,19 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source};
 use openclaw_common::store::{Arrival, Begun, Intent};
-use openclaw_common::{backoff, telemetry};
+use openclaw_common::backoff::Reconnect;
+use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::action::Plan;
 use crate::archive;
 use crate::commit::CommitError;
 use crate::engine::Engine;
-use crate::handler::{self, Handler};
+use crate::event::Event;
+use crate::handler::{self, Handler, HandlerError};
 use crate::lanes::{Lanes, REFILL};
 use crate::process::{End, Run, Work};
 
@@ -29,6 +33,10 @@ use crate::process::{End, Run, Work};
 const MAX_ARRIVALS: usize = 256;
 /// Rows taken from the waiting room at once.
 const MAX_DUE: u32 = 64;
+
+/// Between two tries to attach; the longest keeps recovery inside five seconds.
+const SHORTEST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// What the placement and the waiting room tell a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +101,7 @@ impl Runner {
 
     /// Runs to the end. What is returned holds the consumer: drop it after the consuming connection is cut.
     pub(crate) async fn run(mut self) -> Option<Deliveries> {
-        let mut failures = 0;
+        let mut reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
         loop {
             let Some(bot) = self.engine.bots.now().get(self.bot.as_str()).cloned() else { return None };
             let attached = tokio::select! {
@@ -103,7 +111,7 @@ impl Runner {
             };
             match attached {
                 Ok(deliveries) => {
-                    failures = 0;
+                    reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
                     self.status.consumes.store(true, Ordering::SeqCst);
                     let ended = Attachment::new(&self, &bot).serve(&mut self, deliveries).await;
                     self.status.consumes.store(false, Ordering::SeqCst);
@@ -115,10 +123,9 @@ impl Runner {
                     }
                 }
                 Err(error) => {
-                    failures += 1;
                     tracing::warn!(bot = %self.bot, %error, "cannot attach to the bot's queue; trying again");
                     tokio::select! {
-                        () = tokio::time::sleep(backoff::reconnect(failures)) => {}
+                        () = tokio::time::sleep(reconnect.wait()) => {}
                         () = self.engine.drain.cancelled() => return None,
                         () = self.revoked.cancelled() => return None,
                     }
@@ -136,6 +143,24 @@ fn prefetch(bot: &Bot) -> u16 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 8..=256")]
     let clamped = in_four_seconds.clamp(8.0, 256.0) as u16;
     clamped
+}
+
+/// The bot's handler. Its rules were compiled once when the configuration was read; should that ever not be enough, the
+/// events wait for a better configuration instead of being answered wrongly.
+fn handler_of(bot: &Bot) -> Arc<dyn Handler> {
+    handler::build(&bot.handler).unwrap_or_else(|error| {
+        tracing::error!(bot = %bot.id, %error, "this bot's handler cannot be built: its events wait");
+        Arc::new(Unusable(error.to_string()))
+    })
+}
+
+struct Unusable(String);
+
+#[async_trait]
+impl Handler for Unusable {
+    async fn plan(&self, _event: &Event) -> Result<Plan, HandlerError> {
+        Err(HandlerError::Retry(self.0.clone()))
+    }
 }
 
 /// One attachment to the bot's queue: everything here is forgotten when it ends.
@@ -197,7 +222,7 @@ impl Attachment {
             bot: runner.bot.clone(),
             lanes: Lanes::default(),
             held: HashMap::new(),
-            handler: (bot.clone(), handler::build(&bot.handler)),
+            handler: (bot.clone(), handler_of(bot)),
             handlers: Arc::new(Semaphore::new(engine.config.server.workers)),
             quarantine: Arc::new(Semaphore::new(1)),
             ended,
@@ -415,7 +440,7 @@ impl Attachment {
         if let Some(bot) = self.engine.bots.now().get(self.bot.as_str())
             && !Arc::ptr_eq(bot, &self.handler.0)
         {
-            self.handler = (bot.clone(), handler::build(&bot.handler));
+            self.handler = (bot.clone(), handler_of(bot));
         }
         self.handler.0.clone()
     }
@@ -423,7 +448,7 @@ impl Attachment {
     async fn ended(&mut self, Ended { chat, work, end, parked }: Ended) {
         self.running -= 1;
         let Some(work) = work else {
-            tracing::error!(bot = %self.bot, chat = %chat, "ERROR an event's task panicked: the bot is taken up anew");
+            tracing::error!(bot = %self.bot, chat = %chat, "an event's task panicked: the bot is taken up anew");
             self.broken = true;
             return;
         };
