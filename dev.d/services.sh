@@ -299,7 +299,7 @@ service_pids() {
     done
     if [[ $1 == rabbitmq ]]; then
         for pid in $(pgrep -x epmd || true); do
-            if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "RABBITMQ_PID_FILE=$dir/pid"; then
+            if grep -qzxFs "RABBITMQ_PID_FILE=$dir/pid" "/proc/$pid/environ"; then
                 echo "$pid"
             fi
         done
