@@ -38,7 +38,7 @@ use openclaw_common::bot::Bots;
 use openclaw_common::cache::Cache;
 use openclaw_common::config::Config;
 use openclaw_common::queue::Queue;
-use openclaw_common::quota::Quota;
+use openclaw_common::quota::{self, Quota};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::store::Store;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commit::Commits;
 use crate::engine::Engine;
-use crate::feishu::Client;
+use crate::feishu::{Client, ClientError};
 use crate::placement::{Placement, Roster};
 use crate::pulse::Pulse;
 
@@ -73,14 +73,17 @@ pub struct Parts {
 
 /// Works until `shutdown`, then drains: starts nothing new, finishes what runs, commits, acknowledges, and cuts the
 /// consuming connection. Returns when nothing of it runs any more.
-pub async fn run(parts: Parts, shutdown: CancellationToken) {
+///
+/// # Errors
+/// When no HTTPS client can be made: the machine has no certificates.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), ClientError> {
     let Parts { config, bots, queue, cache, store, key_ring, id } = parts;
     let tracker = TaskTracker::new();
     let hard_stop = CancellationToken::new();
     let engine = Arc::new(Engine {
         commits: Commits::start(store.clone(), &tracker, &hard_stop),
-        quota: Quota::new(cache.clone(), config.quota.max_workers),
-        feishu: Client::new(cache.clone()),
+        quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
+        feishu: Client::new(cache.clone())?,
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
@@ -112,4 +115,5 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) {
     hard_stop.cancel();
     tracker.close();
     tracker.wait().await;
+    Ok(())
 }

@@ -246,7 +246,7 @@ impl Run {
             .map(|(index, action)| NewAction {
                 kind: action.kind(),
                 target: action.target().to_owned(),
-                uuid: action_uuid::derive(&row.envelope.key, index_u32(index), action.kind(), 0),
+                uuid: action_uuid::action_uuid(&row.envelope.key, index_u32(index), action.kind(), 0),
                 tried: index == 0,
             })
             .collect();
@@ -271,7 +271,7 @@ impl Run {
                 action,
                 index,
                 uuid: stored.map_or_else(
-                    || action_uuid::derive(&row.envelope.key, index, action.kind(), 0),
+                    || action_uuid::action_uuid(&row.envelope.key, index, action.kind(), 0),
                     |stored| stored.uuid.clone(),
                 ),
                 first_tried: stored
@@ -390,7 +390,7 @@ struct ActionRun<'a> {
 
 impl ActionRun<'_> {
     async fn send(&mut self) -> Flow<Sent> {
-        let policy = &self.run.bot.message;
+        let (engine, policy) = (&self.run.engine, &self.run.bot.message);
         let mut tries = Tries { attempts: self.row.attempt, ..Tries::default() };
         let mut waited = Duration::ZERO;
         if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
@@ -401,12 +401,18 @@ impl ActionRun<'_> {
             if !std::mem::take(&mut self.counted) {
                 self.run.commit(self.row, Step::Try { index: self.index }).await?;
             }
-            if let Some(wait) = self.slot().await? {
-                let actions = vec![self.outcome(ActionState::Planned, None, None)];
-                return self.run.wait(self.row, actions, wait, tries.attempts, None).await.map(Sent::End);
-            }
-            self.tries += 1;
-            let outcome = self.run.engine.feishu.send(&self.run.bot, self.action, &self.uuid).await;
+            // A token first: buying one can take longer than a slot is good for.
+            let outcome = match engine.feishu.prepare(&self.run.bot).await {
+                Ok(()) => {
+                    if let Some(wait) = self.slot().await? {
+                        let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                        return self.run.wait(self.row, actions, wait, tries.attempts, None).await.map(Sent::End);
+                    }
+                    self.tries += 1;
+                    engine.feishu.send(&self.run.bot, self.action, &self.uuid).await
+                }
+                Err(outcome) => outcome,
+            };
             telemetry::SENDS.add(outcome.class());
             match outcome {
                 Outcome::Limited { .. } => tries.limits += 1,
