@@ -1,6 +1,5 @@
 //! The one place that chooses the backends.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::Cache;
@@ -60,10 +59,10 @@ pub enum BackendError {
 ///
 /// # Errors
 /// When an address is unusable or the data folder belongs to another process.
-pub async fn open(backend: &Backend, database: &Database, folder: &Path) -> Result<Seams, BackendError> {
+pub async fn open(backend: &Backend, database: &Database) -> Result<Seams, BackendError> {
     match backend {
         Backend::Embedded { data_dir } => {
-            let lock = DataDir::lock(&folder.join(data_dir))?;
+            let lock = DataDir::lock(data_dir)?;
             let file = Sqlite::open(&lock.path().join("openclaw.db")).await?;
             Ok(Seams {
                 queue: Arc::new(SqliteQueue::new(file.clone())),

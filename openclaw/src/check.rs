@@ -15,15 +15,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(arguments: Check) -> Result<(), Failure> {
     let folder = &arguments.folder.config;
     let loaded = node::load(folder)?;
-    for warning in &loaded.warnings {
-        print::line(&format!("warning: {warning}"));
+    for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
+        print::line(&format!("warning: {sentence}"));
     }
     let names: Vec<&str> = loaded.bots.iter().map(|bot| bot.id.as_str()).collect();
     print::line(&format!("{}: the configuration is valid; bots: {}", folder.display(), list(&names)));
     if arguments.offline {
         return Ok(());
     }
-    let seams = backend::open(&loaded.config.backend, &loaded.config.database, folder)
+    let seams = backend::open(&loaded.config.backend, &loaded.config.database)
         .await
         .map_err(node::backend_failure)?;
     let Seams { queue, store, cache, names, .. } = &seams;

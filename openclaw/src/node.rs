@@ -2,7 +2,7 @@
 //! open the backends. Whatever is wrong is said before anything runs.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use openclaw_common::backend::{self, BackendError, Seams};
@@ -46,10 +46,16 @@ pub(crate) fn backend_failure(error: BackendError) -> Failure {
     }
 }
 
-/// Starts a node for `role` and opens its socket; `distributed` roles need servers that several processes share.
-pub(crate) async fn start(arguments: &cli::Node, role: &str, distributed: bool) -> Result<(Node, TcpListener), Failure> {
-    let folder = arguments.folder.config.clone();
-    let Loaded { mut config, bots, warnings, .. } = load(&folder)?;
+/// Starts a node for `role` from its folder and opens its socket; `distributed` roles need servers that several processes
+/// share.
+pub(crate) async fn start(
+    arguments: &cli::Node,
+    role: &'static str,
+    distributed: bool,
+) -> Result<(Node, TcpListener), Failure> {
+    let folder = &arguments.folder.config;
+    let mut loaded = load(folder)?;
+    let config = &mut loaded.config;
     if distributed && matches!(config.backend, Backend::Embedded { .. }) {
         return Err(Failure::usage(format!(
             "`openclaw {role}` needs `backend.distributed` in {}: the embedded backend lives inside one process, use `openclaw run`",
@@ -62,45 +68,50 @@ pub(crate) async fn start(arguments: &cli::Node, role: &str, distributed: bool) 
     if let Some(port) = arguments.metrics_port {
         config.monitoring.metrics_port = port;
     }
-    let id = instance();
-    telemetry::init_logs(&config.log, &id).map_err(Failure::usage)?;
-    telemetry::install();
-    for warning in &warnings {
-        tracing::warn!("{warning}");
+    telemetry::init_logs(&config.log, &instance()).map_err(Failure::usage)?;
+    for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
+        tracing::warn!("{sentence}");
     }
-    let key_ring = config.encryption.as_ref().map(KeyRing::new).transpose().map_err(Failure::usage)?.map(Arc::new);
-    let listener = bind(config.server.host, config.server.port, "server.port", "--port").await?;
-    let metrics = match config.monitoring.metrics_enable {
-        true => Some(
-            bind(config.server.host, config.monitoring.metrics_port, "monitoring.metrics.port", "--metrics-port").await?,
-        ),
-        false => None,
-    };
-    let seams = backend::open(&config.backend, &config.database, &folder).await.map_err(backend_failure)?;
-    let config = Arc::new(config);
+    let config = Arc::new(config.clone());
     let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let health = Health::new();
-    tasks.spawn({
-        let (health, interval, stop) = (health.clone(), config.monitoring.health_interval, background.clone());
-        async move { health.observe(interval, stop).await }
-    });
-    if let Some(listener) = metrics {
-        let router = health::metrics_router(&config.monitoring);
-        tasks.spawn(serve::serve(listener, router, Limits::default(), background.clone()));
-    }
-    let bots = follow(folder, bots, &background, &tasks)?;
+    let bots = config::watch(loaded, Environment::of_process(), background.clone(), &tasks);
+    let listener = bind(config.server.host, config.server.port, "server.port", "--port").await?;
+    let node = Node::open(config, bots, background, tasks).await?;
     tracing::info!(
         role,
         address = %address(&listener),
-        bots = bots.now().len(),
-        backend = seams.names.queue,
+        bots = node.bots.now().len(),
+        backend = node.seams.names.queue,
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );
-    Ok((Node { config, bots, seams, key_ring, health, id, background, tasks }, listener))
+    Ok((node, listener))
 }
 
 impl Node {
+    /// Opens the metrics port and the backends of a configuration.
+    pub(crate) async fn open(
+        config: Arc<Config>,
+        bots: Bots,
+        background: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Result<Self, Failure> {
+        telemetry::install();
+        let key_ring = config.encryption.as_ref().map(KeyRing::new).transpose().map_err(Failure::usage)?.map(Arc::new);
+        let monitoring = &config.monitoring;
+        if monitoring.metrics_enable {
+            let port = monitoring.metrics_port;
+            let listener = bind(config.server.host, port, "monitoring.metrics.port", "--metrics-port").await?;
+            let router = health::metrics_router(monitoring);
+            tasks.spawn(serve::serve(listener, router, Limits::default(), background.clone()));
+        }
+        let seams = backend::open(&config.backend, &config.database).await.map_err(backend_failure)?;
+        let health = Health::new();
+        let (observed, interval, stop) = (health.clone(), monitoring.health_interval, background.clone());
+        tasks.spawn(async move { observed.observe(interval, stop).await });
+        Ok(Self { config, bots, seams, key_ring, health, id: instance(), background, tasks })
+    }
+
     /// Reports the queue (both ways), the store and the cache as `needs` says.
     pub(crate) fn watch_dependencies(&self, needs: Needs) {
         let Seams { queue, store, cache, names, .. } = &self.seams;
@@ -136,15 +147,6 @@ impl Node {
 pub(crate) struct Needs {
     pub(crate) publishes: bool,
     pub(crate) works: bool,
-}
-
-fn follow(
-    folder: PathBuf,
-    bots: openclaw_common::bot::BotSet,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<Bots, Failure> {
-    config::watch(folder, Environment::of_process(), bots, stop.clone(), tasks).map_err(|error| Failure::usage(error))
 }
 
 async fn bind(host: IpAddr, port: u16, key: &str, flag: &str) -> Result<TcpListener, Failure> {
