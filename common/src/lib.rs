@@ -10,6 +10,7 @@
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
 //! | [`backend`] | the one `match` that chooses the backends |
+//! | [`data_dir`] | the embedded backends' folder: one process at a time |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
 //! | [`seal`] | encryption of stored bodies |
@@ -24,6 +25,7 @@ pub mod bot;
 pub mod cache;
 pub mod config;
 pub mod crypto;
+pub mod data_dir;
 pub mod envelope;
 pub mod health;
 pub mod queue;
