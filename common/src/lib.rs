@@ -12,8 +12,10 @@
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
+//! | [`seal`] | encryption of stored bodies |
 //! | [`secret`] | strings that never print |
 //! | [`health`] | liveness, readiness and the metrics endpoint of every role |
+//! | [`serve`] | the HTTP server loop of every role |
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
@@ -21,10 +23,15 @@ pub mod backoff;
 pub mod bot;
 pub mod cache;
 pub mod config;
+pub mod crypto;
 pub mod envelope;
+pub mod health;
 pub mod queue;
 pub mod queues;
+pub mod seal;
 pub mod secret;
+pub mod serve;
 pub mod sqlite;
 pub mod store;
+pub mod telemetry;
 pub mod time;
