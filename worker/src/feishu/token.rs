@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -26,6 +26,7 @@ use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::answer;
 use super::code::Class;

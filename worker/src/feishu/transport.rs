@@ -147,3 +147,85 @@ fn describe(error: &reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(150);
+
+    /// Calls `address` with deadlines that a test can wait for.
+    async fn call(address: std::net::SocketAddr, connect: Duration, total: Duration) -> Result<Answer, Broken> {
+        // Another test of this process may have been first.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let http = Http::with(connect, total).unwrap();
+        let url = Url::parse(&format!("http://{address}/")).unwrap();
+        let request = http.request(reqwest::Method::POST, url).body("hello");
+        http.call(request).await.map_err(|(broken, _)| broken)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_come_about_has_sent_nothing() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts: once the backlog is full the system no longer answers.
+        let mut waiting = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(SHORT, TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        assert_eq!(call(address, SHORT, SHORT * 100).await.unwrap_err(), Broken::Before);
+    }
+
+    #[tokio::test]
+    async fn silence_after_the_request_leaves_it_open_whether_it_arrived() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(call(address, SHORT, SHORT).await.unwrap_err(), Broken::Within);
+    }
+
+    #[tokio::test]
+    async fn a_trickling_answer_does_not_outlive_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let trickle = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n")
+                .await
+                .unwrap();
+            while stream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert_eq!(call(address, SHORT, SHORT).await.unwrap_err(), Broken::Within);
+        trickle.abort();
+    }
+
+    #[test]
+    fn only_this_machines_own_addresses_go_around_the_proxy() {
+        let inside = |url: &str| is_inside(&Url::parse(url).unwrap());
+        for url in [
+            "http://127.0.0.1:1",
+            "http://localhost/x",
+            "http://[::1]:9/",
+            "http://127.9.9.9",
+        ] {
+            assert!(inside(url), "{url}");
+        }
+        for url in [
+            "https://open.feishu.cn",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://127.example.com",
+        ] {
+            assert!(!inside(url), "{url}");
+        }
+    }
+}
