@@ -8,6 +8,7 @@
 //! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
+//! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
@@ -18,9 +19,11 @@
 
 pub mod bot;
 pub mod cache;
+pub mod caches;
 pub mod config;
 pub mod envelope;
 pub mod queue;
+pub mod quota;
 pub mod secret;
 pub mod sqlite;
 pub mod store;
