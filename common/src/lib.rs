@@ -9,6 +9,7 @@
 //! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
+//! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
 //! | [`sqlite`] | the one file of the embedded backends |
@@ -23,6 +24,7 @@
 pub mod backoff;
 pub mod bot;
 pub mod cache;
+pub mod caches;
 pub mod config;
 pub mod crypto;
 pub mod data_dir;
@@ -31,6 +33,7 @@ pub mod health;
 pub mod queue;
 pub mod queues;
 pub mod seal;
+pub mod quota;
 pub mod secret;
 pub mod serve;
 pub mod sqlite;

@@ -2,4 +2,8 @@
 
 mod contracts {
     mod queue;
+//! Every promise of the three seams, over both implementations of each.
+
+mod contracts {
+    mod cache;
 }
