@@ -63,12 +63,12 @@ local function earliest(level, from)
   return from
 end
 
-local moved, last = true, 1
+local moved, narrowest = true, 1
 while moved do
   moved = false
   for i = 1, n do
     local fits = earliest(levels[i], at)
-    if fits > at then at, last, moved = fits, i, true end
+    if fits > at then at, narrowest, moved = fits, math.max(narrowest, i), true end
   end
 end
 
@@ -80,7 +80,7 @@ if at > now + horizon then
       break
     end
   end
-  return {0, math.max(at - math.floor(horizon / 2), now) - now, (blamed or last) - 1}
+  return {0, math.max(at - math.floor(horizon / 2), now) - now, (blamed or narrowest) - 1}
 end
 
 local member = string.format('%.0f:%s', at, ARGV[2])
