@@ -27,9 +27,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use environment::Environment;
+pub use key_material::new_key;
 pub use load::{Loaded, load};
 pub use mistake::{Mistake, Mistakes};
 pub use watch::follow;
+
+/// A duration as the configuration writes it: an integer with `ms`, `s`, `m`, `h` or `d`; at least 1 ms.
+///
+/// # Errors
+/// The end of the sentence "`text` …".
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    scalar::duration(Duration::from_millis(1))(text)
+}
 
 use crate::bot::BotId;
 use crate::secret::Secret;

@@ -27,12 +27,24 @@ pub(crate) async fn run(arguments: cli::Node) -> Result<(), Failure> {
 
 /// Ingest and worker on one node, until `stop`.
 pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: CancellationToken) -> Result<(), Failure> {
-    node.watch_dependencies(Needs { publishes: true, works: true });
-    node.tasks.spawn(node.background.clone().run_until_cancelled_owned(migrate(node.seams.store.clone())));
+    node.watch_dependencies(Needs {
+        publishes: true,
+        works: true,
+    });
+    node.tasks.spawn(
+        node.background
+            .clone()
+            .run_until_cancelled_owned(migrate(node.seams.store.clone())),
+    );
     let worker_stop = CancellationToken::new();
     let worker = tokio::spawn(openclaw_worker::run(worker_parts(&node), worker_stop.clone()));
     // The worker stops last: it closes the queue that ingest publishes to.
-    let served = tokio::spawn(openclaw_ingest::run(ingest_parts(&node, Duration::ZERO), listener, stop)).await;
+    let served = tokio::spawn(openclaw_ingest::run(
+        ingest_parts(&node, Duration::ZERO),
+        listener,
+        stop,
+    ))
+    .await;
     worker_stop.cancel();
     let worked = worker.await;
     node.finish().await;
@@ -44,7 +56,10 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
 pub(crate) async fn ingest(arguments: cli::Node) -> Result<(), Failure> {
     let stop = stop_token()?;
     let (node, listener) = node::start(&arguments, "ingest", true).await?;
-    node.watch_dependencies(Needs { publishes: true, works: false });
+    node.watch_dependencies(Needs {
+        publishes: true,
+        works: false,
+    });
     let served = tokio::spawn(openclaw_ingest::run(ingest_parts(&node, GRACE), listener, stop)).await;
     node.seams.queue.close().await;
     node.finish().await;
@@ -55,9 +70,17 @@ pub(crate) async fn ingest(arguments: cli::Node) -> Result<(), Failure> {
 pub(crate) async fn worker(arguments: cli::Node) -> Result<(), Failure> {
     let stop = stop_token()?;
     let (node, listener) = node::start(&arguments, "worker", true).await?;
-    node.watch_dependencies(Needs { publishes: false, works: true });
+    node.watch_dependencies(Needs {
+        publishes: false,
+        works: true,
+    });
     let router = health::health_routes(&node.health, &node.config.monitoring);
-    node.tasks.spawn(serve::serve(listener, router, Limits::default(), node.background.clone()));
+    node.tasks.spawn(serve::serve(
+        listener,
+        router,
+        Limits::default(),
+        node.background.clone(),
+    ));
     let (health, draining) = (node.health.clone(), stop.clone());
     node.tasks.spawn(async move {
         draining.cancelled().await;
@@ -93,5 +116,7 @@ fn stop_token() -> Result<CancellationToken, Failure> {
 }
 
 fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<(), Failure> {
-    ended.map(drop).map_err(|error| anyhow::anyhow!("a role ended by a bug: {error}").into())
+    ended
+        .map(drop)
+        .map_err(|error| anyhow::anyhow!("a role ended by a bug: {error}").into())
 }

@@ -101,7 +101,11 @@ impl Windows {
                 (0, _) => Some(now_us),
                 (_, None) => None,
                 // The limit-th newest call: if it is still inside the window, the window is full.
-                (_, Some(calls)) => calls.len().checked_sub(limit as usize).and_then(|index| calls.get(index)).copied(),
+                (_, Some(calls)) => calls
+                    .len()
+                    .checked_sub(limit as usize)
+                    .and_then(|index| calls.get(index))
+                    .copied(),
             };
             let Some(oldest) = oldest else { continue };
             let age = now_us.saturating_sub(oldest);
@@ -117,17 +121,28 @@ impl Windows {
 
     /// Counts a call that [`Windows::check`] let pass.
     pub(crate) fn take(&mut self, key: &Arc<str>, now_us: u64, rules: &[Rule]) {
-        let Some(window_us) = rules.iter().filter(|rule| rule.limit.is_some()).map(|rule| rule.window_us).max() else {
+        let Some(window_us) = rules
+            .iter()
+            .filter(|rule| rule.limit.is_some())
+            .map(|rule| rule.window_us)
+            .max()
+        else {
             return;
         };
         if self.admitted.len() >= self.sweep_at.max(SWEEP_FLOOR) {
             // A key idle for the longest window there is constrains nothing.
-            self.admitted
-                .retain(|_, calls| calls.back().is_some_and(|last| now_us.saturating_sub(*last) < MINUTE_US));
+            self.admitted.retain(|_, calls| {
+                calls
+                    .back()
+                    .is_some_and(|last| now_us.saturating_sub(*last) < MINUTE_US)
+            });
             self.sweep_at = 2 * self.admitted.len();
         }
         let calls = self.admitted.entry(key.clone()).or_default();
-        while calls.front().is_some_and(|first| now_us.saturating_sub(*first) >= window_us) {
+        while calls
+            .front()
+            .is_some_and(|first| now_us.saturating_sub(*first) >= window_us)
+        {
             calls.pop_front();
         }
         calls.push_back(now_us);

@@ -105,7 +105,12 @@ impl Reader {
     }
 
     /// Hands out rows for ever; returns why it cannot.
-    async fn serve(&self, prefetch: usize, deliveries: &mpsc::Sender<Delivery>, ended: &CancellationToken) -> sqlx::Error {
+    async fn serve(
+        &self,
+        prefetch: usize,
+        deliveries: &mpsc::Sender<Delivery>,
+        ended: &CancellationToken,
+    ) -> sqlx::Error {
         let out = Arc::new(Out::default());
         loop {
             let mut room = prefetch.saturating_sub(out.count.load(Ordering::Acquire));
