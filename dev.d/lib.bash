@@ -57,5 +57,18 @@ pypi_tool() {
     echo "$venv/bin/$program"
 }
 
+# cargo_tool NAME VERSION: prints the path of a program from crates.io, compiled once.
+cargo_tool() {
+    local name=$1 version=$2
+    local folder=$TOOLS/$name-$version
+    if [[ ! -x $folder/bin/$name ]]; then
+        say "compiling $name $version, once"
+        # Not the project's target folder, flags or profile: a tool must come out the same everywhere.
+        env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+            cargo install --quiet --locked --root "$folder" "$name@$version" >&2 || die "could not install $name"
+    fi
+    echo "$folder/bin/$name"
+}
+
 # Seconds since the script began, for the closing lines.
 elapsed() { printf '%dm%02ds' $((SECONDS / 60)) $((SECONDS % 60)); }
