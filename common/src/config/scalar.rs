@@ -133,7 +133,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
         (60 * 1000, "m"),
         (1000, "s"),
     ];
-    match units.into_iter().find(|(unit, _)| ms > 0 && ms % unit == 0) {
+    match units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None => format!("{ms}ms"),
     }
@@ -246,7 +246,10 @@ pub(super) fn server_url(schemes: &'static [&'static str]) -> impl Fn(&str) -> P
         match Url::parse(text) {
             Ok(url) if schemes.contains(&url.scheme()) => Ok(Secret::new(text)),
             Ok(_) => Err(format!("does not begin with {}", wanted())),
-            Err(reason) => Err(format!("is not a URL beginning with {}: {reason}", wanted())),
+            Err(reason) => Err(format!(
+                "is not a URL beginning with {}: {reason} (special characters of a password are written as %XX)",
+                wanted()
+            )),
         }
     }
 }
