@@ -2,7 +2,7 @@
 //! its section.
 //!
 //! A folder is read once into a snapshot of its text, each text into a tree of nodes that know their lines, the
-//! environment is laid over the node's tree, and each section takes its keys from the tree. [`load`] does this for a
+//! environment is laid over the node's tree, and each section takes its keys from the tree. [`load()`] does this for a
 //! process that starts, [`follow`] for one that runs.
 
 mod environment;

@@ -1,3 +1,7 @@
+//! The promises of the three seams, each proved on both of its backends, and of the configuration folder.
+
+mod contracts {
+    mod config;
 //! The promises of the three seams, each proved on both of its backends.
 
 mod contracts {
