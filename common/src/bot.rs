@@ -100,7 +100,7 @@ pub struct Bots {
 }
 
 /// One consistent set of bots.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BotSet {
     by_id: BTreeMap<BotId, Arc<Bot>>,
     by_app: HashMap<Arc<str>, Arc<Bot>>,
