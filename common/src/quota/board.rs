@@ -223,8 +223,10 @@ impl Log {
         {
             self.slots.pop_front();
         }
-        let index = self.slots.partition_point(|slot| *slot < (at, id));
-        self.slots.insert(index, (at, id));
+        // Named twice among the levels of one send, it still is one send.
+        if let Err(index) = self.slots.binary_search(&(at, id)) {
+            self.slots.insert(index, (at, id));
+        }
     }
 
     /// The earliest time from `from` on that leaves at most `count` slots in every window.
