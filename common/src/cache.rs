@@ -31,7 +31,8 @@ pub trait Cache: Send + Sync + 'static {
     async fn release(&self, key: &EventKey, token: &str) -> Result<(), CacheError>;
 
     /// Takes one send slot that fits **every** level at once, within `horizon`; takes nothing otherwise.
-    /// An empty `levels` grants at once.
+    /// An empty `levels` grants at once; a level of count 0 never grants. Name the level that most sends share first.
+    /// For sending use [`crate::quota::Quota`], which waits, queues and survives an outage.
     ///
     /// # Errors
     /// When the cache cannot be reached in time: the caller falls back to a conservative local bucket.
@@ -122,10 +123,12 @@ pub struct Level {
 /// The answer to [`Cache::take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Send after `wait`. Sending more than the guard later than that needs a new slot.
+    /// Send after `wait`, and at most `slack` after that. Later needs a new slot.
     Granted {
         /// From when the answer arrived.
         wait: Duration,
+        /// What the answer's own way left of the guard.
+        slack: Duration,
         /// To give it back.
         slot: Slot,
     },
@@ -133,6 +136,8 @@ pub enum Take {
     Later {
         /// From when the answer arrived.
         wait: Duration,
+        /// Index of the level that stands in the way: whoever shares it need not ask before `wait` either.
+        level: usize,
     },
 }
 

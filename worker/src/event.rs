@@ -5,6 +5,8 @@ use std::sync::Arc;
 use openclaw_common::envelope::Envelope;
 use serde::Deserialize;
 
+use crate::action::Action;
+
 /// The type of a received message.
 const MESSAGE: &str = "im.message.receive_v1";
 
@@ -85,6 +87,19 @@ impl Event {
             }),
             Err(reason) => Err(EventError { event_type, reason }),
         }
+    }
+
+    /// A plain text in answer to this event, where there is a message to answer.
+    #[must_use]
+    pub fn reply_text(&self, text: &str) -> Option<Action> {
+        let (message, _) = self.text_from_user()?;
+        Some(Action::Reply {
+            message_id: message.message_id.clone(),
+            chat: message.chat_id.clone(),
+            msg_type: "text".to_owned(),
+            content: serde_json::json!({ "text": text }).to_string(),
+            in_thread: false,
+        })
     }
 
     /// The message, when it is text and a person wrote it: what conversational handlers answer. Never a bot's message,

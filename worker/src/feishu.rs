@@ -68,3 +68,37 @@ pub enum Scope {
     /// The receiver of this one: its chat or person.
     Chat,
 }
+
+impl Outcome {
+    /// Its name in metrics and rows.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Sent { .. } => "sent",
+            Self::Limited { .. } => "limited",
+            Self::Transient { ambiguous: true, .. } => "ambiguous",
+            Self::Transient { ambiguous: false, .. } => "transient",
+            Self::Permanent { .. } => "permanent",
+        }
+    }
+
+    /// Feishu's code, if it answered with one.
+    #[must_use]
+    pub fn code(&self) -> Option<i64> {
+        match self {
+            Self::Sent { .. } => None,
+            Self::Limited { code, .. } => Some(*code),
+            Self::Transient { code, .. } | Self::Permanent { code, .. } => *code,
+        }
+    }
+
+    /// One sentence for the operator.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Sent { .. } => "",
+            Self::Limited { .. } => "the platform's limit",
+            Self::Transient { message, .. } | Self::Permanent { message, .. } => message,
+        }
+    }
+}

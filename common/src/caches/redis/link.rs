@@ -1,0 +1,201 @@
+//! The one connection to Redis: supervised, so that a caller gets an answer in time or an error at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rand::Rng;
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind,
+};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cache::CacheError;
+use crate::secret::Secret;
+
+/// One attempt to connect, the handshake included.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Longest pause between attempts. Short, because workers that come back at different times use different limits meanwhile.
+const RECONNECT: Duration = Duration::from_millis(500);
+/// How often an idle link is tried, and how long it may take to answer.
+const PROBE: Duration = Duration::from_secs(1);
+/// Commands that time out in a row before the link counts as dead: one may be the server's fork, three are a black hole.
+const TIMEOUTS: u32 = 3;
+/// Commands that may wait to be written; beyond it callers wait, and time out, instead of growing memory.
+const UNWRITTEN: usize = 4096;
+
+/// Hands out the live connection, if there is one, and replaces it in the background.
+#[derive(Debug)]
+pub(super) struct Link {
+    current: Arc<Current>,
+    /// Ends with the link.
+    _supervisor: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    epoch: ArcSwapOption<Epoch>,
+}
+
+/// One connection, from its handshake to its first failure.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    connection: MultiplexedConnection,
+    /// The server process behind it. Another one may have lost what this one knew.
+    pub(super) run_id: String,
+    timeouts: AtomicU32,
+    failed: Notify,
+}
+
+impl Link {
+    /// Starts connecting and returns at once. Must be called within a Tokio runtime.
+    pub(super) fn open(url: &Secret) -> Result<Self, CacheError> {
+        let settings = TcpSettings::default().set_nodelay(true);
+        let client = url
+            .expose()
+            .into_connection_info()
+            .and_then(|info| Client::open(info.set_tcp_settings(settings)))
+            // The library's text may quote the address, and with it a password.
+            .map_err(|error| CacheError(format!("the Redis URL is not usable: {}", error.category())))?;
+        let current = Arc::new(Current::default());
+        let supervisor = tokio::spawn(supervise(client, current.clone()));
+        Ok(Self {
+            current,
+            _supervisor: AbortOnDropHandle::new(supervisor),
+        })
+    }
+
+    /// The connection as it is now.
+    pub(super) fn epoch(&self) -> Result<Arc<Epoch>, CacheError> {
+        self.current
+            .epoch
+            .load_full()
+            .ok_or_else(|| CacheError("not connected to Redis".to_owned()))
+    }
+
+    /// Runs one exchange on a connection, within `limit`.
+    pub(super) async fn run<T, F>(
+        &self,
+        epoch: &Arc<Epoch>,
+        limit: Duration,
+        exchange: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, CacheError>
+    where
+        T: FromRedisValue,
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        match timeout(limit, exchange(epoch.connection.clone())).await {
+            Ok(Ok(value)) => {
+                epoch.timeouts.store(0, Ordering::Relaxed);
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                if breaks(&error) {
+                    self.current.end(epoch);
+                }
+                Err(CacheError(error.to_string()))
+            }
+            Err(_) => {
+                if epoch.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
+                    self.current.end(epoch);
+                }
+                Err(CacheError(format!(
+                    "no answer from Redis within {} ms",
+                    limit.as_millis()
+                )))
+            }
+        }
+    }
+}
+
+impl Current {
+    /// Stops handing a connection out and wakes the supervisor, unless it has been replaced already.
+    fn end(&self, epoch: &Arc<Epoch>) {
+        self.epoch.compare_and_swap(&Some(epoch.clone()), None);
+        epoch.failed.notify_one();
+    }
+}
+
+/// Whether the connection is of no more use: broken, or to a server that has become a replica.
+fn breaks(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
+}
+
+async fn supervise(client: Client, current: Arc<Current>) {
+    let mut pause = Duration::ZERO;
+    loop {
+        match timeout(CONNECT, connect(&client))
+            .await
+            .unwrap_or_else(|_| Err(timed_out()))
+        {
+            Ok(epoch) => {
+                tracing::info!("connected to Redis");
+                pause = Duration::ZERO;
+                let epoch = Arc::new(epoch);
+                current.epoch.store(Some(epoch.clone()));
+                let reason = watch(&epoch).await;
+                current.end(&epoch);
+                tracing::warn!(reason, "lost Redis; going on without it");
+            }
+            Err(error) => {
+                if pause.is_zero() {
+                    tracing::warn!(%error, "cannot reach Redis; going on without it");
+                }
+                pause = (pause * 2).clamp(Duration::from_millis(50), RECONNECT);
+                let jitter = rand::rng().random_range(0.5..=1.0);
+                sleep(pause.mul_f64(jitter)).await;
+            }
+        }
+    }
+}
+
+/// Waits until a connection is of no more use; says why.
+async fn watch(epoch: &Epoch) -> String {
+    loop {
+        tokio::select! {
+            () = epoch.failed.notified() => return "a command failed".to_owned(),
+            () = sleep(PROBE) => {}
+        }
+        let mut connection = epoch.connection.clone();
+        let probe = redis::cmd("PING");
+        match timeout(PROBE, probe.exec_async(&mut connection)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return timed_out().to_string(),
+        }
+    }
+}
+
+async fn connect(client: &Client) -> Result<Epoch, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(UNWRITTEN);
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+    let run_id = about
+        .lines()
+        .find_map(|line| line.strip_prefix("run_id:"))
+        .unwrap_or("unknown")
+        .trim()
+        .to_owned();
+    Ok(Epoch {
+        connection,
+        run_id,
+        timeouts: AtomicU32::new(0),
+        failed: Notify::new(),
+    })
+}
+
+fn timed_out() -> RedisError {
+    RedisError::from((ErrorKind::Io, "no answer in time"))
+}

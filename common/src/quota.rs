@@ -1,0 +1,43 @@
+//! The send limits: never more than N in any rolling window, and nearly N of them used.
+//!
+//! | part | job |
+//! |---|---|
+//! | [`Board`] | the algorithm itself, a pure function of the time it is given; `take.lua` is the same in Redis |
+//! | [`Quota`] | what a sender calls: asks the cache, waits in turn, checks that it woke in time |
+//! | `lines` | who may ask next, so that two hundred lanes of a full bot are one question and not two hundred |
+//! | `fallback` | the conservative local bucket while the cache is down |
+//!
+//! **Why it is exact.** A slot is an instant. Of any N+1 slots of a level the last is at least `window + GUARD` after the
+//! first. A send starts at most [`LATE_GUARD`] after its slot and travels with at most [`JITTER`] more delay than another, so
+//! any N+1 arrivals span at least the window. A sender that wakes later than that takes a new slot instead of sending.
+
+mod board;
+mod fallback;
+mod front;
+mod lines;
+
+use std::time::Duration;
+
+pub use board::{Board, Offer};
+pub use front::{Permit, Quota, Refused};
+
+/// How late a send may start after its slot. Must exceed the cache's round trip plus scheduler noise: the Redis backend
+/// widens it, for every process, when it does not.
+pub const LATE_GUARD: Duration = Duration::from_millis(15);
+
+/// How much longer one send may travel than another of the same window (`reliability.md` §5).
+pub const JITTER: Duration = Duration::from_millis(10);
+
+/// What is added to a level's window: a slot comes back at `window + GUARD`. 1.025 s leaves 97.6 % of 5/s.
+pub const GUARD: Duration = LATE_GUARD.saturating_add(JITTER);
+
+/// How far ahead a slot may be reserved: long enough to fill gaps without a pause, short enough that a busy chat's
+/// reservations do not push its bot's other chats.
+pub const HORIZON: Duration = Duration::from_millis(300);
+
+/// Whoever has no memory grants nothing for this long **plus the horizon**: the forgotten slots may lie that far ahead.
+pub const QUIET: Duration = Duration::from_millis(1100);
+
+/// Up to this count a level's slots are searched for gaps. Above it a slot needs its N-th newest predecessor to be a window
+/// old: as strict, one lookup whatever N is, and blind only to gaps before reservations, which are rare among so many.
+pub const LARGEST_SEARCHED: u32 = 50;

@@ -1,0 +1,256 @@
+//! The slot algorithm as a pure function of time: the memory cache and the local fallback run it, and the script in Redis
+//! is tested against it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::{GUARD, LARGEST_SEARCHED, QUIET};
+use crate::cache::Level;
+
+/// Idle levels are dropped at most this often, microseconds: a pass over the levels of one window costs well under a send.
+const SWEEP_EVERY: u64 = 1_000_000;
+
+/// Every level's slots. Times are microseconds since an origin that the caller keeps; the board reads no clock.
+#[derive(Debug)]
+pub struct Board {
+    levels: HashMap<String, State>,
+    born: u64,
+    next: u64,
+    swept: u64,
+}
+
+/// The answer to [`Board::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// A slot, taken.
+    Slot {
+        /// When to send.
+        at: u64,
+        /// Tells it from another slot at the same time.
+        id: u64,
+    },
+    /// Nothing was taken.
+    Later {
+        /// When to ask again.
+        again: u64,
+        /// Index of the level that stands in the way.
+        level: usize,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    paused_until: u64,
+    /// One a window: an app has a limit a second and one a minute under the same key.
+    logs: Vec<Log>,
+}
+
+#[derive(Debug)]
+struct Log {
+    window: u64,
+    /// Sorted by time, then id.
+    slots: VecDeque<(u64, u64)>,
+}
+
+impl Board {
+    /// A board that has no memory of what was sent before `born`, and is therefore silent at first.
+    #[must_use]
+    pub fn new(born: u64) -> Self {
+        Self {
+            levels: HashMap::new(),
+            born,
+            next: 0,
+            swept: born,
+        }
+    }
+
+    /// Forgets nothing, but is silent again as if it had: others may have sent what it does not know of.
+    pub fn quieten(&mut self, now: u64) {
+        self.born = self.born.max(now);
+    }
+
+    /// Takes the earliest slot that fits every level, at most `horizon` ahead.
+    pub fn take(&mut self, now: u64, levels: &[Level], horizon: Duration) -> Offer {
+        self.sweep(now);
+        if let Some(level) = levels.iter().position(|level| level.count == 0) {
+            let again = now.saturating_add(micros(levels[level].window + GUARD));
+            return Offer::Later { again, level };
+        }
+        if levels.is_empty() {
+            let id = self.record(now, levels, now);
+            return Offer::Slot { at: now, id };
+        }
+        let quiet = self.born.saturating_add(micros(QUIET.saturating_add(horizon)));
+        let horizon = micros(horizon);
+        let paused = levels.iter().map(|level| self.paused_until(level)).max().unwrap_or(0);
+        let mut at = now.max(quiet).max(paused);
+        let mut moved = true;
+        let mut last = 0;
+        while moved {
+            moved = false;
+            for (index, level) in levels.iter().enumerate() {
+                let fits = self.earliest(level, at);
+                if fits > at {
+                    (at, last, moved) = (fits, index, true);
+                }
+            }
+        }
+        if at <= now.saturating_add(horizon) {
+            let id = self.record(now, levels, at);
+            return Offer::Slot { at, id };
+        }
+        // The level that alone is closed until then holds up all who share it. When only the combination is, blame the
+        // last one named: the narrowest, whose other senders lose least by waiting too.
+        let alone = levels.iter().position(|level| {
+            let from = now.max(quiet).max(self.paused_until(level));
+            self.earliest(level, from) == at
+        });
+        // Half a horizon early, so that the next answer reserves the slot before it passes.
+        let again = at.saturating_sub(horizon / 2).max(now);
+        Offer::Later {
+            again,
+            level: alone.unwrap_or(last),
+        }
+    }
+
+    /// Notes a slot that somebody else granted, and gives its id.
+    pub fn record(&mut self, now: u64, levels: &[Level], at: u64) -> u64 {
+        self.sweep(now);
+        let id = self.next;
+        self.next += 1;
+        for level in levels {
+            self.log(level).insert(now, at, id);
+        }
+        id
+    }
+
+    /// Returns a slot that was not used; does nothing once its time has come.
+    pub fn give_back(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
+        if at <= now {
+            return;
+        }
+        for level in levels {
+            for log in self
+                .levels
+                .get_mut(&level.key)
+                .into_iter()
+                .flat_map(|state| &mut state.logs)
+            {
+                if let Ok(index) = log.slots.binary_search(&(at, id)) {
+                    log.slots.remove(index);
+                }
+            }
+        }
+    }
+
+    /// Grants nothing of a level before `until`.
+    pub fn pause(&mut self, key: &str, until: u64) {
+        let state = self.levels.entry(key.to_owned()).or_default();
+        state.paused_until = state.paused_until.max(until);
+    }
+
+    /// Whether a level has a slot that still counts.
+    #[must_use]
+    pub fn remembers(&self, now: u64, key: &str) -> bool {
+        self.levels
+            .get(key)
+            .is_some_and(|state| state.logs.iter().any(|log| log.live(now)))
+    }
+
+    /// How many levels are held: only those with something that still counts, give or take a second.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// Whether none is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    fn paused_until(&self, level: &Level) -> u64 {
+        self.levels.get(&level.key).map_or(0, |state| state.paused_until)
+    }
+
+    /// The earliest time from `from` on at which one more slot fits this level, its pause aside.
+    #[must_use]
+    pub fn earliest(&self, level: &Level, from: u64) -> u64 {
+        let window = micros(level.window + GUARD);
+        self.levels
+            .get(&level.key)
+            .and_then(|state| state.logs.iter().find(|log| log.window == window))
+            .map_or(from, |log| log.earliest(level.count, from))
+    }
+
+    fn log(&mut self, level: &Level) -> &mut Log {
+        let window = micros(level.window + GUARD);
+        let logs = &mut self.levels.entry(level.key.clone()).or_default().logs;
+        let index = logs.iter().position(|log| log.window == window).unwrap_or(logs.len());
+        if index == logs.len() {
+            logs.push(Log {
+                window,
+                slots: VecDeque::new(),
+            });
+        }
+        &mut logs[index]
+    }
+
+    fn sweep(&mut self, now: u64) {
+        if now < self.swept.saturating_add(SWEEP_EVERY) {
+            return;
+        }
+        self.swept = now;
+        self.levels.retain(|_, state| {
+            state.logs.retain(|log| log.live(now));
+            state.paused_until > now || !state.logs.is_empty()
+        });
+    }
+}
+
+impl Log {
+    fn live(&self, now: u64) -> bool {
+        self.slots
+            .back()
+            .is_some_and(|(at, _)| at.saturating_add(self.window) > now)
+    }
+
+    fn insert(&mut self, now: u64, at: u64, id: u64) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|(oldest, _)| oldest.saturating_add(self.window) <= now)
+        {
+            self.slots.pop_front();
+        }
+        let index = self.slots.partition_point(|slot| *slot < (at, id));
+        self.slots.insert(index, (at, id));
+    }
+
+    /// The earliest time from `from` on that leaves at most `count` slots in every window.
+    fn earliest(&self, count: u32, from: u64) -> u64 {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let Some(rest) = self.slots.len().checked_sub(count) else {
+            return from;
+        };
+        let time = |index: usize| self.slots[index].0;
+        if count > LARGEST_SEARCHED as usize {
+            return from.max(time(rest).saturating_add(self.window));
+        }
+        // Each run of `count` slots shorter than a window forbids the open interval in which one more would make
+        // `count + 1` of them. The intervals' ends ascend, so one pass leaves all of them.
+        let mut at = from;
+        for first in 0..=rest {
+            let (oldest, newest) = (time(first), time(first + count - 1));
+            let end = oldest.saturating_add(self.window);
+            if newest < end && at < end && at.saturating_add(self.window) > newest {
+                at = end;
+            }
+        }
+        at
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

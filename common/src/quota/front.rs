@@ -1,0 +1,287 @@
+//! What a sender calls before it sends.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::fallback::{Fallback, Source};
+use super::lines::{Lines, Place};
+use super::{LATE_GUARD, Offer};
+use crate::cache::{Cache, Level, Slot, Take};
+
+/// After a failed call: long enough not to spin, short against a send's interval.
+const RETRY: Duration = Duration::from_millis(50);
+/// Whoever must wait longer than this waits in the Store and not in memory (`reliability.md` §5).
+const PARK: Duration = Duration::from_secs(300);
+
+/// The gate before every send: one a process, shared by all its senders.
+pub struct Quota {
+    cache: Arc<dyn Cache>,
+    horizon: Duration,
+    lines: Lines,
+    fallback: Mutex<Fallback>,
+    arrivals: AtomicU64,
+    asked: AtomicU64,
+    missed: AtomicU64,
+}
+
+/// Leave to send one message, **now**.
+#[derive(Clone, Copy, Debug)]
+pub struct Permit {
+    /// From the call to the permit.
+    pub waited: Duration,
+    /// Whether this process gave it alone, because the cache is down.
+    pub degraded: bool,
+    latest: Instant,
+}
+
+impl Permit {
+    /// Whether the send may still start. Whoever did anything slow since the permit asks this, and takes a new one if not.
+    #[must_use]
+    pub fn in_time(&self) -> bool {
+        Instant::now() <= self.latest
+    }
+}
+
+/// Why there is no permit. Neither is a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The caller's token was cancelled.
+    #[error("cancelled while waiting for a slot")]
+    Cancelled,
+    /// The wait is too long to be held in memory (a long pause): put it into the Store and come back.
+    #[error("no slot for {} s", .0.as_secs())]
+    Park(Duration),
+}
+
+enum Answer {
+    Slot(Held),
+    Later { at: Instant, level: usize },
+}
+
+struct Held {
+    at: Instant,
+    latest: Instant,
+    /// Of the cache; `None` when this process gave it alone.
+    slot: Option<Slot>,
+    /// Of this process's own board.
+    id: u64,
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Quota")
+            .field("waiting", &self.waiting())
+            .field("degraded", &self.is_degraded())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Quota {
+    /// The gate over `cache`. `max_workers` is the most processes that will ever share the limits: it divides the shared
+    /// ones while the cache is down, which keeps a limit only if it is at least `max_workers`. `horizon` is normally
+    /// [`super::HORIZON`].
+    pub fn new(cache: Arc<dyn Cache>, max_workers: u32, horizon: Duration) -> Self {
+        Self {
+            cache,
+            horizon,
+            lines: Lines::default(),
+            fallback: Mutex::new(Fallback::new(max_workers, horizon)),
+            arrivals: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until one message may be sent that counts against all `levels`, the bot's first, the narrowest last. The
+    /// caller sends at once.
+    ///
+    /// # Errors
+    /// [`Refused`]: cancelled, or a wait of minutes. An unreachable cache is no error, only slower.
+    pub async fn acquire(&self, levels: &[Level], cancel: &CancellationToken) -> Result<Permit, Refused> {
+        let came = Instant::now();
+        if levels.is_empty() {
+            return Ok(Permit {
+                waited: Duration::ZERO,
+                degraded: false,
+                latest: came + LATE_GUARD,
+            });
+        }
+        let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let mut place = self.lines.arrive(order, levels);
+            let waiting = self.wait_for_slot(&mut place, levels);
+            let held = cancel.run_until_cancelled(waiting).await.ok_or(Refused::Cancelled)??;
+            drop(place);
+            if cancel.run_until_cancelled(sleep_until(held.at)).await.is_none() {
+                self.return_slot(levels, held).await;
+                return Err(Refused::Cancelled);
+            }
+            let now = Instant::now();
+            if now <= held.latest {
+                return Ok(Permit {
+                    waited: now - came,
+                    degraded: held.slot.is_none(),
+                    latest: held.latest,
+                });
+            }
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Grants nothing of the level `key` for `pause`, in every process: what the platform asked for.
+    pub async fn pause(&self, key: &str, pause: Duration) {
+        self.fallback().pause(key, Instant::now() + pause);
+        if let Err(error) = self.cache.pause(key, pause).await {
+            tracing::warn!(%error, level = key, "quota: a pause reached this process only");
+        }
+    }
+
+    /// Whether this process is on its own share, because the cache is down or has just come back.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.fallback().degraded()
+    }
+
+    /// How many senders wait in a line now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lines.waiting()
+    }
+
+    /// Questions put to the cache or the fallback so far.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Slots so far whose sender woke too late and had to take another.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    async fn wait_for_slot(&self, place: &mut Place<'_>, levels: &[Level]) -> Result<Held, Refused> {
+        loop {
+            place.turn().await;
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            match self.ask(levels).await {
+                Answer::Slot(held) => {
+                    place.served();
+                    return Ok(held);
+                }
+                Answer::Later { at, level } => {
+                    let wait = at.saturating_duration_since(Instant::now());
+                    if wait > PARK {
+                        return Err(Refused::Park(wait));
+                    }
+                    place.told_later(&levels[level].key, at);
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, levels: &[Level]) -> Answer {
+        loop {
+            let now = Instant::now();
+            let source = self.fallback().source(now);
+            match source {
+                Source::Cache => return self.ask_cache(levels).await,
+                Source::Silence(until) => return Answer::Later { at: until, level: 0 },
+                Source::Local => return self.ask_fallback(now, levels),
+                Source::Probe => {
+                    if self.cache.ping().await.is_ok() {
+                        self.fallback().answered(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask_cache(&self, levels: &[Level]) -> Answer {
+        let answer = self.cache.take(levels, self.horizon).await;
+        let now = Instant::now();
+        match answer {
+            Ok(Take::Granted { wait, slack, slot }) => {
+                let at = now + wait;
+                let admitted = {
+                    let mut fallback = self.fallback();
+                    fallback.answered(now);
+                    fallback.admit(now, levels, at)
+                };
+                let slot = Some(slot);
+                match admitted {
+                    Ok(id) => Answer::Slot(Held {
+                        at,
+                        latest: at + slack,
+                        slot,
+                        id,
+                    }),
+                    Err((later, level)) => {
+                        let id = u64::MAX;
+                        self.return_slot(
+                            levels,
+                            Held {
+                                at,
+                                latest: at,
+                                slot,
+                                id,
+                            },
+                        )
+                        .await;
+                        Answer::Later { at: later, level }
+                    }
+                }
+            }
+            Ok(Take::Later { wait, level }) => {
+                self.fallback().answered(now);
+                Answer::Later { at: now + wait, level }
+            }
+            Err(error) => {
+                self.fallback().failed(now, &error);
+                Answer::Later {
+                    at: now + RETRY,
+                    level: 0,
+                }
+            }
+        }
+    }
+
+    fn ask_fallback(&self, now: Instant, levels: &[Level]) -> Answer {
+        let mut fallback = self.fallback();
+        match fallback.take(now, levels) {
+            Offer::Slot { at, id } => {
+                let at = fallback.instant(at);
+                Answer::Slot(Held {
+                    at,
+                    latest: at + LATE_GUARD,
+                    slot: None,
+                    id,
+                })
+            }
+            Offer::Later { again, level } => Answer::Later {
+                at: fallback.instant(again),
+                level,
+            },
+        }
+    }
+
+    async fn return_slot(&self, levels: &[Level], held: Held) {
+        self.fallback().give_back(Instant::now(), levels, held.at, held.id);
+        if let Some(slot) = held.slot
+            && let Err(error) = self.cache.give_back(levels, &slot).await
+        {
+            tracing::debug!(%error, "quota: a slot was not returned and stays unused");
+        }
+    }
+
+    fn fallback(&self) -> MutexGuard<'_, Fallback> {
+        // Nothing panics while it is held.
+        self.fallback.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,199 @@
+//! The script in Redis and the algorithm in Rust are the same: both get the same steps at the same times.
+
+use std::cell::RefCell;
+
+use openclaw_common::cache::Level;
+use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer, QUIET};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use redis::Script;
+
+use super::level;
+use super::server::Server;
+
+/// The scripts as shipped, except that the time is the test's: the shipped ones get it from `now.lua`.
+const CLOCK: &str = "local now = tonumber(table.remove(ARGV))\n";
+
+struct Scripts {
+    connection: redis::Connection,
+    take: Script,
+    give_back: Script,
+    pause: Script,
+}
+
+impl Scripts {
+    fn new(server: &Server) -> Self {
+        let script = |text: &str| Script::new(&format!("{CLOCK}{text}"));
+        Self {
+            connection: server.admin(),
+            take: script(include_str!("../../../src/caches/redis/take.lua")),
+            give_back: script(include_str!("../../../src/caches/redis/give_back.lua")),
+            pause: script(include_str!("../../../src/caches/redis/pause.lua")),
+        }
+    }
+
+    fn flush(&mut self) {
+        redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
+    }
+
+    fn take(&mut self, now: u64, levels: &[Level], run: &str, nonce: u64) -> (bool, u64, redis::Value) {
+        let mut call = self.take.prepare_invoke();
+        call.key("born")
+            .key("late")
+            .arg(run)
+            .arg(nonce)
+            .arg(HORIZON.as_micros() as u64);
+        call.arg(QUIET.as_micros() as u64)
+            .arg(LATE_GUARD.as_micros() as u64)
+            .arg(JITTER.as_micros() as u64);
+        call.arg(LATE_GUARD.as_micros() as u64);
+        for level in levels {
+            call.key(log(level)).key(format!("{}:pause", level.key));
+            call.arg(level.count).arg(level.window.as_micros() as u64);
+        }
+        call.arg(now).invoke(&mut self.connection).unwrap()
+    }
+
+    fn give_back(&mut self, now: u64, levels: &[Level], member: &str) {
+        let mut call = self.give_back.prepare_invoke();
+        for level in levels {
+            call.key(log(level));
+        }
+        call.arg(member).arg(now);
+        call.invoke::<i64>(&mut self.connection).unwrap();
+    }
+
+    fn pause(&mut self, now: u64, key: &str, pause: u64) {
+        let mut call = self.pause.prepare_invoke();
+        call.key(format!("{key}:pause")).arg(pause).arg(now);
+        call.invoke::<i64>(&mut self.connection).unwrap();
+    }
+}
+
+fn log(level: &Level) -> String {
+    format!("{}:{}", level.key, level.window.as_millis())
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Take { first: usize, second: usize, times: u32 },
+    GiveBack(usize),
+    Pause { level: usize, pause: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..700_000u64).prop_map(Step::Pass),
+        6 => (0..5usize, 0..5usize, 1..30u32).prop_map(|(first, second, times)| Step::Take { first, second, times }),
+        1 => any::<usize>().prop_map(Step::GiveBack),
+        1 => (0..5usize, 0..1_500_000u64).prop_map(|(level, pause)| Step::Pause { level, pause }),
+    ]
+}
+
+#[test]
+fn the_script_and_the_board_give_the_same_answers() {
+    let server = Server::start();
+    let scripts = RefCell::new(Scripts::new(&server));
+    let all = [
+        level("b:1", 5, 1),
+        level("c:1", 3, 1),
+        level("acc:x", 55, 1),
+        level("a:1", 7, 2),
+        level("z", 0, 1),
+    ];
+    let config = Config {
+        cases: 100,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let steps = prop::collection::vec(step(), 1..60);
+    TestRunner::new(config)
+        .run(&steps, |steps| {
+            let mut scripts = scripts.borrow_mut();
+            scripts.flush();
+            // Of the order of a real server's clock, so that the numbers have as many digits.
+            let mut now = 1_800_000_000_000_000u64;
+            let mut board = Board::new(now);
+            scripts.take(now, &all[..1], "run", 0);
+            let mut held: Vec<(Vec<Level>, u64, u64, String)> = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Pass(time) => now += time,
+                    Step::Take { first, second, times } => {
+                        let levels = [all[first].clone(), all[second].clone()];
+                        for time in 0..times {
+                            let nonce = (number as u64) * 1_000 + u64::from(time) + 1;
+                            let (granted, wait, rest) = scripts.take(now, &levels, "run", nonce);
+                            match board.take(now, &levels, HORIZON) {
+                                Offer::Slot { at, id } => {
+                                    prop_assert!(
+                                        granted,
+                                        "the board granted {at}, the script said later {wait} {rest:?}"
+                                    );
+                                    prop_assert_eq!(now + wait, at);
+                                    held.push((levels.to_vec(), at, id, redis::from_redis_value(rest).unwrap()));
+                                }
+                                Offer::Later { again, level } => {
+                                    prop_assert!(!granted, "the script granted {wait}, the board said later");
+                                    let script_level: usize = redis::from_redis_value(rest).unwrap();
+                                    prop_assert_eq!((now + wait, script_level), (again, level));
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                    Step::GiveBack(which) if !held.is_empty() => {
+                        let (levels, at, id, member) = held.swap_remove(which % held.len());
+                        board.give_back(now, &levels, at, id);
+                        scripts.give_back(now, &levels, &member);
+                    }
+                    Step::GiveBack(_) => {}
+                    Step::Pause { level, pause } => {
+                        board.pause(&all[level].key, now + pause);
+                        scripts.pause(now, &all[level].key, pause);
+                    }
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn another_server_process_is_silent_first() {
+    let server = Server::start();
+    let mut scripts = Scripts::new(&server);
+    let levels = [level("b:1", 5, 1)];
+    let now = 1_800_000_000_000_000u64;
+    assert!(!scripts.take(now, &levels, "one", 1).0);
+    assert!(scripts.take(now + 1_500_000, &levels, "one", 2).0);
+    let (granted, wait, _) = scripts.take(now + 1_500_000, &levels, "two", 3);
+    assert!(
+        !granted && wait > QUIET.as_micros() as u64,
+        "granted {granted}, wait {wait}"
+    );
+    assert!(scripts.take(now + 3_000_000, &levels, "two", 4).0);
+}
+
+#[test]
+fn a_clock_that_is_set_back_costs_a_quiet_time_and_not_the_difference() {
+    let server = Server::start();
+    for count in [5, 60] {
+        let mut scripts = Scripts::new(&server);
+        scripts.flush();
+        let levels = [level("b:1", count, 1)];
+        let now = 1_800_000_000_000_000u64;
+        scripts.take(now, &levels, "run", 0);
+        for nonce in 0..u64::from(count) {
+            assert!(scripts.take(now + 7_200_000_000, &levels, "run", nonce).0);
+        }
+        let back = now + 3_600_000_000;
+        let (granted, wait, _) = scripts.take(back, &levels, "run", 100);
+        assert!(
+            !granted && wait > 1_000_000 && wait < 2_000_000,
+            "granted {granted}, wait {wait}"
+        );
+        assert!(scripts.take(back + 1_500_000, &levels, "run", 101).0);
+    }
+}

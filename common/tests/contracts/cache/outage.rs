@@ -1,0 +1,270 @@
+//! Real Redis, real time: several processes' worth of senders, and everything that happens to a server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_common::cache::{Cache, Claim, Level, Take};
+use openclaw_common::caches::redis::Redis;
+use openclaw_common::envelope::EventKey;
+use openclaw_common::quota::{HORIZON, Quota};
+use openclaw_common::secret::Secret;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::rolling::Platform;
+use super::sending::lane;
+use super::server::{Server, free_port, reachable};
+use super::{level, proxy, slot};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One bot's sends as its three workers would make them if each of them served it: worse than it can be.
+struct Run {
+    platform: Arc<Platform>,
+    quotas: Vec<Arc<Quota>>,
+    lanes: JoinSet<()>,
+    begun: Instant,
+}
+
+impl Run {
+    fn start(caches: Vec<Redis>, length: Duration, levels: impl Fn(usize, usize) -> Vec<Level>) -> Self {
+        let platform = Arc::new(Platform::default());
+        let begun = Instant::now();
+        let quotas: Vec<_> = caches
+            .into_iter()
+            .map(|cache| Arc::new(Quota::new(Arc::new(cache), 3, HORIZON)))
+            .collect();
+        let mut lanes = JoinSet::new();
+        for (worker, quota) in quotas.iter().enumerate() {
+            for number in 0..3 {
+                lanes.spawn(lane(
+                    quota.clone(),
+                    levels(worker, number),
+                    platform.clone(),
+                    begun + length,
+                ));
+            }
+        }
+        Self {
+            platform,
+            quotas,
+            lanes,
+            begun,
+        }
+    }
+
+    /// Sends of a level between two times after the begin.
+    fn count(&self, key: &str, from: Duration, until: Duration) -> usize {
+        self.platform.count(key, self.begun + from, self.begun + until)
+    }
+}
+
+async fn three(server: &Server) -> Vec<Redis> {
+    vec![server.cache().await, server.cache().await, server.cache().await]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_workers_never_exceed_and_nearly_use_a_limit() {
+    let server = Server::start();
+    let length = Duration::from_millis(5400);
+    let mut run = Run::start(three(&server).await, length, |worker, number| {
+        vec![level("b:1", 5, 1), level(&format!("c:{worker}-{number}"), 5, 1)]
+    });
+    while run.lanes.join_next().await.transpose().unwrap().is_some() {}
+    assert_eq!(run.platform.most_in_a_second("b:1"), 5);
+    let sent = run.count("b:1", Duration::ZERO, length);
+    // 4.0 s after the quiet time: four bursts of five, less what one late wake-up costs.
+    assert!(sent >= 19, "{sent} sends");
+    assert!(run.quotas.iter().all(|quota| !quota.is_degraded()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_server_stays_within_the_limit() {
+    let server = Server::start();
+    let mut run = Run::start(three(&server).await, Duration::from_millis(5500), |_, _| {
+        vec![level("b:1", 5, 1)]
+    });
+    sleep_until(run.begun + Duration::from_millis(2600)).await;
+    redis::cmd("FLUSHALL").exec(&mut server.admin()).unwrap();
+    while run.lanes.join_next().await.transpose().unwrap().is_some() {}
+    assert!(run.platform.most_in_a_second("b:1") <= 5);
+    assert!(run.count("b:1", SECOND, 3 * SECOND) >= 5, "it had begun");
+    assert!(run.count("b:1", 4 * SECOND, 6 * SECOND) >= 5, "it went on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_server_leaves_a_share_and_its_return_restores_the_limit() {
+    let mut server = Server::start();
+    // Each worker serves a bot of its own; the chat is everybody's.
+    let mut run = Run::start(three(&server).await, Duration::from_millis(10_500), |worker, number| {
+        let chat = if number == 0 {
+            "c:shared".to_owned()
+        } else {
+            format!("c:{worker}-{number}")
+        };
+        vec![level(&format!("b:{worker}"), 5, 1), level(&chat, 5, 1)]
+    });
+    sleep_until(run.begun + Duration::from_millis(2500)).await;
+    server.kill();
+    sleep_until(run.begun + Duration::from_millis(6500)).await;
+    assert!(run.quotas.iter().all(|quota| quota.is_degraded()));
+    server.restart();
+    while run.lanes.join_next().await.transpose().unwrap().is_some() {}
+    for key in ["b:0", "b:1", "b:2", "c:shared"] {
+        assert!(
+            run.platform.most_in_a_second(key) <= 5,
+            "{key}: {}",
+            run.platform.most_in_a_second(key)
+        );
+    }
+    for worker in 0..3 {
+        let bot = format!("b:{worker}");
+        let alone = run.count(&bot, Duration::from_millis(4500), Duration::from_millis(6500));
+        assert!((2..=8).contains(&alone), "{bot} sent {alone} in two seconds alone");
+        let after = run.count(&bot, Duration::from_millis(9300), Duration::from_millis(10_500));
+        assert!(after >= 5, "{bot} sent {after} after the return");
+    }
+    assert!(run.quotas.iter().all(|quota| !quota.is_degraded()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_trip_of_thirty_milliseconds_widens_the_guard_and_stays_within_the_limit() {
+    let server = Server::start();
+    let address = proxy::delayed(server.port, Duration::from_millis(15)).await;
+    let mut caches = vec![server.cache().await];
+    for _ in 0..2 {
+        let far = Redis::connect(&Secret::new(format!("redis://{address}"))).unwrap();
+        reachable(&far).await;
+        caches.push(far);
+    }
+    let mut run = Run::start(caches, Duration::from_millis(5500), |worker, number| {
+        vec![level("b:1", 5, 1), level(&format!("c:{worker}-{number}"), 5, 1)]
+    });
+    while run.lanes.join_next().await.transpose().unwrap().is_some() {}
+    assert!(run.platform.most_in_a_second("b:1") <= 5);
+    let far: usize = (1..3)
+        .flat_map(|worker| (0..3).map(move |number| format!("c:{worker}-{number}")))
+        .map(|chat| run.count(&chat, Duration::ZERO, 6 * SECOND))
+        .sum();
+    assert!(far >= 3, "the far workers sent {far}");
+    let last = run.count("b:1", 4 * SECOND, 5 * SECOND);
+    assert!(last >= 4, "{last} in the last second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_high_limit_is_not_held_back_by_the_round_trip() {
+    let server = Server::start();
+    let address = proxy::delayed(server.port, Duration::from_millis(2)).await;
+    let far = Redis::connect(&Secret::new(format!("redis://{address}"))).unwrap();
+    reachable(&far).await;
+    slot(&far, &[level("b:1", 10_000, 1)]).await;
+    let quota = Arc::new(Quota::new(Arc::new(far), 4, HORIZON));
+    let platform = Arc::new(Platform::default());
+    let begun = Instant::now();
+    let mut lanes = JoinSet::new();
+    for _ in 0..64 {
+        lanes.spawn(lane(
+            quota.clone(),
+            vec![level("b:1", 10_000, 1)],
+            platform.clone(),
+            begun + SECOND,
+        ));
+    }
+    lanes.join_all().await;
+    let sent = platform.count("b:1", begun, begun + SECOND);
+    // One after the other it would be under 250.
+    assert!(sent > 1_500, "{sent} sends in a second");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_an_answer_at_once_and_is_found_when_it_comes() {
+    let port = free_port();
+    let begun = Instant::now();
+    let cache = Redis::connect(&Secret::new(format!("redis://127.0.0.1:{port}"))).unwrap();
+    let key = EventKey::new("app", "om_1");
+    for _ in 0..1_000 {
+        cache.claim(&key, "one", SECOND).await.unwrap_err();
+    }
+    assert!(
+        begun.elapsed() < SECOND,
+        "{:?} for a thousand refusals",
+        begun.elapsed()
+    );
+
+    let mut server = Server::start();
+    let cache = server.cache().await;
+    server.kill();
+    sleep(Duration::from_millis(50)).await;
+    cache.claim(&key, "one", SECOND).await.unwrap_err();
+    server.restart();
+    let back = Instant::now();
+    reachable(&cache).await;
+    assert!(back.elapsed() < 5 * SECOND, "{:?}", back.elapsed());
+    assert_eq!(cache.claim(&key, "one", SECOND).await.unwrap(), Claim::Claimed);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_costs_the_time_limit_and_then_nothing() {
+    let server = Server::start();
+    let cache = server.cache().await;
+    let mut admin = server.admin();
+    redis::cmd("CLIENT").arg("PAUSE").arg(1_500).exec(&mut admin).unwrap();
+    let key = EventKey::new("app", "om_1");
+    for _ in 0..3 {
+        let asked = Instant::now();
+        cache.claim(&key, "one", SECOND).await.unwrap_err();
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    }
+    let asked = Instant::now();
+    for _ in 0..100 {
+        cache.claim(&key, "one", SECOND).await.unwrap_err();
+    }
+    assert!(
+        asked.elapsed() < Duration::from_millis(500),
+        "{:?} for a hundred refusals",
+        asked.elapsed()
+    );
+    let paused = Instant::now();
+    reachable(&cache).await;
+    assert!(paused.elapsed() < 5 * SECOND, "{:?}", paused.elapsed());
+}
+
+#[tokio::test]
+async fn a_full_server_counts_as_down_and_grants_nothing() {
+    let server = Server::start();
+    let cache = server.cache().await;
+    let levels = [level("b:1", 5, 1)];
+    slot(&cache, &levels).await;
+    let mut admin = server.admin();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg("1")
+        .exec(&mut admin)
+        .unwrap();
+    let error = cache.take(&levels, HORIZON).await.unwrap_err();
+    assert!(error.to_string().contains("memory"), "{error}");
+    cache
+        .claim(&EventKey::new("app", "om_1"), "one", SECOND)
+        .await
+        .unwrap_err();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg("0")
+        .exec(&mut admin)
+        .unwrap();
+    for _ in 0..4 {
+        let answer = cache.take(&levels, HORIZON).await.unwrap();
+        assert!(
+            matches!(answer, Take::Granted { .. }),
+            "the refused take took nothing: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_url_is_refused_without_showing_it() {
+    let error = Redis::connect(&Secret::new("http://:hunter2@localhost")).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
