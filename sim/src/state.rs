@@ -49,7 +49,11 @@ impl Default for Options {
 
 /// A long time at the given scale.
 pub(crate) fn scaled(duration: Duration, time_scale: f64) -> Duration {
-    if time_scale > 0.0 { duration.div_f64(time_scale) } else { duration }
+    if time_scale > 0.0 {
+        duration.div_f64(time_scale)
+    } else {
+        duration
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +158,9 @@ impl Sim {
 
     /// Makes a person's message known, so that it can be replied to.
     pub fn add_message(&self, message_id: &str, chat: &str) {
-        self.state().chats.add_user_message(message_id.into(), chat.into(), monotonic_us());
+        self.state()
+            .chats
+            .add_user_message(message_id.into(), chat.into(), monotonic_us());
     }
 
     /// Makes `chat` the p2p chat with `user`. Chats named `oc_p2p_<user>` need no registration.

@@ -58,7 +58,8 @@ impl Uuids {
         let window_us = self.window_us;
         self.entries
             .expire(|entry| entry.state != Use::InFlight && now_us.saturating_sub(entry.at_us) >= window_us);
-        self.entries.insert(key(app, uuid).into(), Entry { state, at_us: now_us });
+        self.entries
+            .insert(key(app, uuid).into(), Entry { state, at_us: now_us });
     }
 
     /// Uuids forgotten before their hour was over.
