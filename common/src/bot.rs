@@ -36,6 +36,12 @@ impl BotId {
         }
     }
 
+    /// The bot of a message that does not say whose it is.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self("unknown".into())
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -100,7 +106,7 @@ pub struct Bots {
 }
 
 /// One consistent set of bots.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BotSet {
     by_id: BTreeMap<BotId, Arc<Bot>>,
     by_app: HashMap<Arc<str>, Arc<Bot>>,

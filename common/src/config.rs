@@ -1,4 +1,23 @@
-//! The configuration, typed and complete. Every default of the reference is the `Default` of its section.
+//! The configuration folder: typed, complete, every mistake at once. Every default of the reference is the `Default` of
+//! its section.
+//!
+//! A folder is read once into a snapshot of its text, each text into a tree of nodes that know their lines, the
+//! environment is laid over the node's tree, and each section takes its keys from the tree. [`load()`] does this for a
+//! process that starts, [`follow`] for one that runs.
+
+mod environment;
+mod key_material;
+mod load;
+mod mistake;
+mod node;
+mod per_bot;
+mod reading;
+pub mod reference;
+mod scalar;
+mod section;
+mod snapshot;
+mod watch;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,6 +25,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use environment::Environment;
+pub use key_material::new_key;
+pub use load::{Loaded, load};
+pub use mistake::{Mistake, Mistakes};
+pub use watch::follow;
+
+/// A duration as the configuration writes it: an integer with `ms`, `s`, `m`, `h` or `d`; at least 1 ms.
+///
+/// # Errors
+/// The end of the sentence "`text` …".
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    scalar::duration(Duration::from_millis(1))(text)
+}
 
 use crate::bot::BotId;
 use crate::secret::Secret;

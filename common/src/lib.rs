@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`backoff`] | waits between retries and reconnects |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
 //! | [`envelope`] | one event on its way: identity, lane, body |
@@ -10,21 +11,33 @@
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
+//! | [`data_dir`] | the embedded backends' folder: one process at a time |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
+//! | [`seal`] | encryption of stored bodies |
 //! | [`secret`] | strings that never print |
 //! | [`health`] | liveness, readiness and the metrics endpoint of every role |
+//! | [`serve`] | the HTTP server loop of every role |
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
+pub mod action_uuid;
+pub mod backoff;
 pub mod bot;
 pub mod cache;
 pub mod caches;
 pub mod config;
+pub mod crypto;
+pub mod data_dir;
 pub mod envelope;
+pub mod health;
 pub mod queue;
+pub mod queues;
 pub mod quota;
+pub mod seal;
 pub mod secret;
+pub mod serve;
 pub mod sqlite;
 pub mod store;
+pub mod telemetry;
 pub mod time;

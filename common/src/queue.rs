@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::bot::BotId;
 use crate::envelope::Envelope;
@@ -94,6 +95,7 @@ pub struct QueueError(pub String);
 #[derive(Debug)]
 pub struct Deliveries {
     receiver: mpsc::Receiver<Delivery>,
+    ended: CancellationToken,
     _detach: Detach,
 }
 
@@ -127,17 +129,33 @@ impl Deliveries {
     pub fn new(receiver: mpsc::Receiver<Delivery>, detach: Detach) -> Self {
         Self {
             receiver,
+            ended: CancellationToken::new(),
             _detach: detach,
         }
     }
 
+    /// For backends: what is already here counts no longer once `ended` is cancelled. The broker has handed it to the
+    /// next consumer by then, and two workers must not take up one event.
+    #[must_use]
+    pub fn until(mut self, ended: CancellationToken) -> Self {
+        self.ended = ended;
+        self
+    }
+
     /// The next delivery; `None` when the consumer has ended (link lost, queue deleted): attach again. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.receiver.recv().await
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => None,
+            delivery = self.receiver.recv() => delivery,
+        }
     }
 
     /// A delivery that is already here, without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
+        if self.ended.is_cancelled() {
+            return None;
+        }
         self.receiver.try_recv().ok()
     }
 }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch by this machine's clock; 0 before 1970.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,5 +1,7 @@
-//! Every promise of the three seams, over both implementations of each.
+//! The seams' promises, checked on every backend, and the configuration on real files.
 
 mod contracts {
     mod cache;
+    mod config;
+    mod queue;
 }

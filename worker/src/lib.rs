@@ -1,1 +1,130 @@
-//! placeholder
+//! The worker: queue in, Feishu out.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`placement`] | which bots this worker consumes |
+//! | [`runner`] | one bot: deliveries into lanes, lanes into tasks |
+//! | [`lanes`] | a chat's events in order, one at a time |
+//! | [`process`] | one event from its row to its end |
+//! | [`commit`] | group commit over the Store |
+//! | [`verdict`] | what becomes of an event after a send |
+//! | [`levels`] | which limits a send counts against |
+//! | [`handler`], [`event`], [`action`] | what a bot answers |
+//! | [`feishu`] | the Open API: tokens, requests, what an answer means |
+//! | [`waiting_room`] | due rows, the sweeper, retention |
+//! | [`archive`] | messages that never became a row |
+//! | [`pulse`] | notices that the process was frozen |
+
+pub mod action;
+mod archive;
+mod commit;
+mod engine;
+pub mod event;
+pub mod feishu;
+pub mod handler;
+mod lanes;
+mod levels;
+mod placement;
+mod process;
+mod pulse;
+mod runner;
+mod verdict;
+mod waiting_room;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_common::bot::Bots;
+use openclaw_common::cache::Cache;
+use openclaw_common::config::Config;
+use openclaw_common::queue::Queue;
+use openclaw_common::quota::{self, Quota};
+use openclaw_common::seal::KeyRing;
+use openclaw_common::store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::commit::Commits;
+use crate::engine::Engine;
+use crate::feishu::{Client, ClientError};
+use crate::placement::{Placement, Roster};
+use crate::pulse::Pulse;
+
+/// A drain that takes longer is cut off: redelivery and the uuid cover what was on its way (`reliability.md` §8).
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// What a worker works with.
+pub struct Worker {
+    /// The node's configuration.
+    pub config: Arc<Config>,
+    /// The bots, as they change.
+    pub bots: Bots,
+    /// Where events come from.
+    pub queue: Arc<dyn Queue>,
+    /// Quota slots, tokens, membership.
+    pub cache: Arc<dyn Cache>,
+    /// What has happened.
+    pub store: Arc<dyn Store>,
+    /// Opens sealed bodies.
+    pub keys: Arc<KeyRing>,
+    /// Unique a process; shown to the other workers.
+    pub id: String,
+}
+
+/// Works until `shutdown`, then drains: starts nothing new, finishes what runs, commits, acknowledges, and cuts the
+/// consuming connection. Returns when nothing of it runs any more.
+///
+/// # Errors
+/// When no HTTPS client can be made: the machine has no certificates.
+pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), ClientError> {
+    let Worker {
+        config,
+        bots,
+        queue,
+        cache,
+        store,
+        keys,
+        id,
+    } = worker;
+    let tracker = TaskTracker::new();
+    let hard_stop = CancellationToken::new();
+    let engine = Arc::new(Engine {
+        commits: Commits::start(store.clone(), &tracker, &hard_stop),
+        quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
+        feishu: Client::new(cache.clone())?,
+        pulse: Pulse::start(&tracker, &hard_stop),
+        config,
+        bots,
+        queue: queue.clone(),
+        store,
+        keys,
+        tracker: tracker.clone(),
+        drain: shutdown.clone(),
+    });
+    let roster = Roster::default();
+    let background = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        tracker.spawn(hard_stop.clone().run_until_cancelled_owned(task))
+    };
+    background(Box::pin(waiting_room::poll(engine.clone(), roster.clone())));
+    background(Box::pin(waiting_room::sweep(engine.clone(), roster.clone())));
+    background(Box::pin(waiting_room::purge(engine.clone())));
+    background(Box::pin(archive::archive_dead(engine.clone())));
+    background(Box::pin(archive::route_unrouted(engine.clone())));
+    let mut placement = tracker.spawn(Placement::new(engine, cache, roster, id).run());
+    shutdown.cancelled().await;
+    let kept = tokio::time::timeout(DRAIN, &mut placement).await;
+    if kept.is_err() {
+        tracing::warn!(
+            limit_s = DRAIN.as_secs(),
+            "drain cut off: what was on its way is redelivered"
+        );
+    }
+    // Before anything detaches: a polite goodbye would put held messages behind later ones.
+    queue.close().await;
+    placement.abort();
+    drop(kept);
+    hard_stop.cancel();
+    tracker.close();
+    tracker.wait().await;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The one place that chooses the backends.
+
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::caches::memory::Memory;
+use crate::caches::redis::Redis;
+use crate::config::{Backend, Database};
+use crate::data_dir::{DataDirError, DataDirLock};
+use crate::queue::Queue;
+use crate::queues::rabbitmq::{Options, RabbitMq};
+use crate::queues::sqlite::SqliteQueue;
+use crate::sqlite::Sqlite;
+use crate::store::{Store, StoreError};
+use crate::stores::postgres::Postgres;
+use crate::stores::sqlite::SqliteStore;
+
+/// The three seams, opened.
+#[derive(Clone)]
+pub struct Seams {
+    /// Seam 1.
+    pub queue: Arc<dyn Queue>,
+    /// Seam 2; connects when first used, so that an ingest node never needs its database.
+    pub store: Arc<dyn Store>,
+    /// Seam 3.
+    pub cache: Arc<dyn Cache>,
+    /// What the servers behind the seams are called in health reports.
+    pub names: Names,
+    /// Keeps a second process off the data folder.
+    _lock: Option<Arc<DataDirLock>>,
+}
+
+/// What the servers behind the seams are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Behind the queue.
+    pub queue: &'static str,
+    /// Behind the store.
+    pub store: &'static str,
+    /// Behind the cache.
+    pub cache: &'static str,
+}
+
+/// A backend could not be opened: the operator's fault (a folder, an address) or the machine's.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The data folder is in use or cannot be written.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The database address or file is unusable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The queue's or the cache's address is unusable.
+    #[error("{0}")]
+    Address(String),
+}
+
+/// Opens the configured backends for the process `name`. Distributed ones connect in the background and need not be up.
+///
+/// # Errors
+/// When an address is unusable or the data folder belongs to another process.
+pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<Seams, BackendError> {
+    match backend {
+        Backend::Embedded { data_dir } => {
+            let lock = DataDirLock::take(data_dir)?;
+            let file = Sqlite::open(&lock.path().join("openclaw.db")).await?;
+            Ok(Seams {
+                queue: Arc::new(SqliteQueue::new(file.clone())),
+                store: Arc::new(SqliteStore::new(file)),
+                cache: Arc::new(Memory::new()),
+                names: Names { queue: "sqlite", store: "sqlite", cache: "memory" },
+                _lock: Some(Arc::new(lock)),
+            })
+        }
+        Backend::Distributed { amqp_url, redis_url, database_url } => Ok(Seams {
+            queue: Arc::new(RabbitMq::connect(amqp_url, Options::named(name)).map_err(|error| BackendError::Address(error.to_string()))?),
+            store: Arc::new(Postgres::connect(database_url, database)?),
+            cache: Arc::new(Redis::connect(redis_url).map_err(|error| BackendError::Address(error.to_string()))?),
+            names: Names { queue: "rabbitmq", store: "postgresql", cache: "redis" },
+            _lock: None,
+        }),
+    }
+}

@@ -1,0 +1,284 @@
+//! A YAML file as a tree whose every node knows its line.
+//!
+//! Built from the parser's events and not from a ready-made document, because those drop what an operator needs to be
+//! told: the second of two equal keys, and the text of a scalar before YAML made a number or a truth value of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::mistake::{Mistake, Place};
+
+/// Nodes of one file, aliases expanded: far above any real configuration, and a stop for alias bombs.
+const MAX_NODES: usize = 20_000;
+/// Levels of nesting; the reference needs six.
+const MAX_DEPTH: usize = 32;
+
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) value: Value,
+}
+
+#[derive(Clone)]
+pub(super) enum Value {
+    Scalar(Scalar),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+    /// Reported already: readers pass it over in silence.
+    Broken,
+}
+
+#[derive(Clone)]
+pub(super) struct Scalar {
+    pub(super) text: String,
+    /// What a mistake may quote: the text as written, with `${…}` unexpanded, for its value may be a secret.
+    pub(super) shown: String,
+    /// Written as nothing, `~` or `null`, without quotes.
+    pub(super) null: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) place: Place,
+    pub(super) node: Node,
+}
+
+impl Node {
+    pub(super) fn empty_map(place: Place) -> Self {
+        Self {
+            place,
+            value: Value::Map(Vec::new()),
+        }
+    }
+
+    /// The entries of a mapping; none for anything else.
+    pub(super) fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// Where a dotted path was written, if it was.
+    pub(super) fn written(&self, path: &str) -> Option<&Place> {
+        let (key, rest) = path
+            .split_once('.')
+            .map_or((path, None), |(key, rest)| (key, Some(rest)));
+        let entry = self.entries().iter().find(|entry| entry.key == key)?;
+        match rest {
+            Some(rest) => entry.node.written(rest),
+            None => Some(&entry.place),
+        }
+    }
+
+    fn size(&self) -> usize {
+        1 + match &self.value {
+            Value::List(items) => items.iter().map(Self::size).sum::<usize>(),
+            Value::Map(entries) => entries.iter().map(|entry| entry.node.size()).sum(),
+            Value::Scalar(_) | Value::Broken => 0,
+        }
+    }
+}
+
+/// Reads one document. An empty one is an empty mapping; `None` when it is no YAML at all (the mistake is added).
+/// `lines` is false for a variable, whose name is place enough.
+pub(super) fn parse(text: &str, source: &Arc<str>, lines: bool, mistakes: &mut Vec<Mistake>) -> Option<Node> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder = Builder {
+        source,
+        lines,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+        root: None,
+        mistakes,
+    };
+    for event in Parser::new_from_str(text) {
+        let result = match event {
+            Ok((event, span)) => builder.take(event, span),
+            Err(error) => Err(Mistake::new(
+                builder.place(error.marker().line()),
+                "",
+                syntax_sentence(text, &error),
+            )),
+        };
+        if let Err(mistake) = result {
+            builder.mistakes.push(mistake);
+            return None;
+        }
+    }
+    let place = builder.place(1);
+    Some(builder.root.unwrap_or_else(|| Node::empty_map(place)))
+}
+
+fn syntax_sentence(text: &str, error: &saphyr_parser::ScanError) -> String {
+    let (line, column) = (error.marker().line(), error.marker().col() + 1);
+    // `{ key: ${NAME} }` is the syntax error people make with this format, and the parser's words do not help.
+    let nearby = text.lines().skip(line.saturating_sub(2)).take(2);
+    let hint = if nearby.into_iter().any(|line| line.contains("${")) {
+        "; inside `{ }` and `[ ]` write \"${NAME}\" in quotes"
+    } else {
+        ""
+    };
+    format!("is not valid YAML: {} (column {column}){hint}", error.info())
+}
+
+struct Builder<'a> {
+    source: &'a Arc<str>,
+    lines: bool,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    root: Option<Node>,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+/// A list or mapping whose end has not come yet.
+struct Open {
+    node: Node,
+    anchor: usize,
+    /// The key whose value comes next, in a mapping.
+    key: Option<(String, Place)>,
+}
+
+impl Builder<'_> {
+    fn place(&self, line: usize) -> Place {
+        Place {
+            source: self.source.clone(),
+            line: self.lines.then_some(line.max(1)),
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Mistake> {
+        let place = self.place(span.start.line());
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.no_tag(tag.as_deref(), &place)?;
+                let null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                let scalar = Scalar {
+                    shown: text.to_string(),
+                    text: text.into_owned(),
+                    null,
+                };
+                let value = Value::Scalar(scalar);
+                self.insert(Node { place, value }, anchor)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.no_tag(tag.as_deref(), &place)?;
+                let value = Value::List(Vec::new());
+                self.begin(Node { place, value }, anchor)
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.no_tag(tag.as_deref(), &place)?;
+                self.begin(Node::empty_map(place), anchor)
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(open) => self.insert(open.node, open.anchor),
+                None => Ok(()),
+            },
+            Event::Alias(anchor) => {
+                let Some(mut node) = self.anchors.get(&anchor).cloned() else {
+                    return Err(Mistake::new(place, "", "the alias stands inside what it refers to"));
+                };
+                self.nodes += node.size();
+                node.place = place;
+                self.insert(node, 0)
+            }
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err(Mistake::new(place, "", "a second YAML document: one file holds one"))
+            }
+            Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamStart | Event::StreamEnd | Event::Nothing => {
+                Ok(())
+            }
+        }
+    }
+
+    fn no_tag(&self, tag: Option<&saphyr_parser::Tag>, place: &Place) -> Result<(), Mistake> {
+        match tag {
+            None => Ok(()),
+            Some(_) => Err(Mistake::new(
+                place.clone(),
+                "",
+                "a YAML tag (`!…`): write the plain value",
+            )),
+        }
+    }
+
+    fn begin(&mut self, node: Node, anchor: usize) -> Result<(), Mistake> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Mistake::new(
+                node.place,
+                "",
+                format!("is nested deeper than {MAX_DEPTH}"),
+            ));
+        }
+        self.open.push(Open {
+            node,
+            anchor,
+            key: None,
+        });
+        Ok(())
+    }
+
+    fn insert(&mut self, node: Node, anchor: usize) -> Result<(), Mistake> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Mistake::new(
+                node.place,
+                "",
+                format!("has more than {MAX_NODES} values"),
+            ));
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match &mut open.node.value {
+            Value::List(items) => items.push(node),
+            Value::Map(entries) => match (open.key.take(), node.value) {
+                (Some((key, place)), value) => match entries.iter().find(|entry| entry.key == key) {
+                    Some(first) => {
+                        let first = first
+                            .place
+                            .line
+                            .map_or(String::new(), |line| format!(" (first on line {line})"));
+                        let shown = shown_key(&key);
+                        let sentence = format!("`{shown}` is written twice{first}: keep one");
+                        self.mistakes.push(Mistake::new(place, "", sentence));
+                    }
+                    None => entries.push(Entry {
+                        key,
+                        place,
+                        node: Node {
+                            place: node.place,
+                            value,
+                        },
+                    }),
+                },
+                (None, Value::Scalar(scalar)) => open.key = Some((scalar.text, node.place)),
+                (None, _) => return Err(Mistake::new(node.place, "", "a key is a list or a mapping: use a word")),
+            },
+            Value::Scalar(_) | Value::Broken => {}
+        }
+        Ok(())
+    }
+}
+
+/// A key as a mistake may show it. `{app_secret:abc}` (no space) is a key to YAML, so what follows a strange
+/// character stays hidden.
+pub(super) fn shown_key(key: &str) -> String {
+    let plain = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.');
+    match key.find(|character| !plain(character)) {
+        Some(end) => format!("{}…", &key[..end]),
+        None => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The folder of the embedded backend: one process at a time.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+const LOCK_FILE: &str = "openclaw.lock";
+
+/// Holds a data folder until it is dropped or its process ends, however that happens: the operating system keeps the
+/// lock, not the file's presence, so nothing is ever left behind.
+#[derive(Debug)]
+pub struct DataDirLock {
+    path: PathBuf,
+    /// Closing it is what releases the lock.
+    _file: File,
+}
+
+/// Why a data folder cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The operator's fault: retry when the other process has ended.
+    #[error("{} is in use by {}: stop that one, or give this one another data_dir", .path.display(), holder(.pid))]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The process that holds it, when it has written its number already.
+        pid: Option<u32>,
+    },
+    /// The folder cannot be made or written: permissions, a full disk, a file in its place.
+    #[error("{} cannot be used as data_dir: {source}", .path.display())]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+impl DataDirLock {
+    /// Makes the folder when it is not there and takes it. Call it before anything in the folder is opened.
+    ///
+    /// # Errors
+    /// When another process (or another lock of this one) has it, or the folder cannot be written.
+    pub fn take(path: &Path) -> Result<Self, DataDirError> {
+        let unusable = |source| DataDirError::Unusable {
+            path: path.to_owned(),
+            source,
+        };
+        fs::create_dir_all(path).map_err(unusable)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path.join(LOCK_FILE)).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataDirError::InUse {
+                    path: path.to_owned(),
+                    pid: read_pid(&mut file),
+                });
+            }
+        }
+        // The number is for people; the lock itself is already held.
+        write_pid(&mut file).map_err(unusable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _file: file,
+        })
+    }
+
+    /// The folder that is held.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use super::*;
+
+    #[test]
+    fn a_second_taker_is_told_the_first_ones_pid_until_it_lets_go() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("not/there/yet");
+        let first = DataDirLock::take(&path).unwrap();
+        let refused = DataDirLock::take(&path).unwrap_err();
+        let pid = std::process::id();
+        let expected = format!(
+            "{} is in use by process {pid}: stop that one, or give this one another data_dir",
+            path.display()
+        );
+        assert_eq!(refused.to_string(), expected);
+        drop(first);
+        assert_eq!(DataDirLock::take(&path).unwrap().path(), path);
+    }
+
+    #[test]
+    fn a_file_left_by_a_dead_process_hinders_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join(LOCK_FILE),
+            "4294967295 and a long line of the past\n",
+        )
+        .unwrap();
+        let lock = DataDirLock::take(folder.path()).unwrap();
+        let text = fs::read_to_string(folder.path().join(LOCK_FILE)).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        drop(lock);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_unusable() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(DataDirLock::take(&file), Err(DataDirError::Unusable { .. })));
+    }
+}

@@ -1,0 +1,4 @@
+//! The two backends of [`crate::queue::Queue`].
+
+pub mod rabbitmq;
+pub mod sqlite;

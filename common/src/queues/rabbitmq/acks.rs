@@ -1,0 +1,126 @@
+//! Which deliveries of one consumer are out, and the fewest acknowledgements that settle the rest.
+
+use std::collections::BTreeSet;
+
+/// One `basic.ack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ack {
+    /// The delivery tag.
+    pub(super) tag: u64,
+    /// Whether it settles every earlier delivery too.
+    pub(super) multiple: bool,
+}
+
+/// Bounded by the consumer's prefetch: the broker has no more than that out.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    out: BTreeSet<u64>,
+    settled: BTreeSet<u64>,
+}
+
+impl Ledger {
+    /// The broker handed out `tag`.
+    pub(super) fn delivered(&mut self, tag: u64) {
+        self.out.insert(tag);
+    }
+
+    /// The worker is done with `tag`.
+    pub(super) fn settle(&mut self, tag: u64) {
+        if self.out.remove(&tag) {
+            self.settled.insert(tag);
+        }
+    }
+
+    /// How many acknowledgements wait to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.settled.len()
+    }
+
+    /// What to send: the prefix without a gap in one, the rest one by one, in this order.
+    ///
+    /// A `multiple` ack must name a tag that is still unsettled at the broker, or the channel is closed (406): it names
+    /// the greatest of its own batch.
+    pub(super) fn flush(&mut self) -> Vec<Ack> {
+        let singly = match self.out.first() {
+            Some(first_out) => self.settled.split_off(first_out),
+            None => BTreeSet::new(),
+        };
+        let prefix = std::mem::take(&mut self.settled);
+        let first = prefix.last().map(|tag| Ack {
+            tag: *tag,
+            multiple: prefix.len() > 1,
+        });
+        first
+            .into_iter()
+            .chain(singly.into_iter().map(|tag| Ack { tag, multiple: false }))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn single(tag: u64) -> Ack {
+        Ack { tag, multiple: false }
+    }
+
+    #[test]
+    fn a_prefix_without_a_gap_goes_out_as_one() {
+        let mut ledger = Ledger::default();
+        (1..=6).for_each(|tag| ledger.delivered(tag));
+        for tag in [3, 1, 2, 5] {
+            ledger.settle(tag);
+        }
+        assert_eq!(ledger.flush(), [Ack { tag: 3, multiple: true }, single(5)]);
+        assert_eq!(ledger.flush(), []);
+        ledger.settle(4);
+        assert_eq!(ledger.flush(), [single(4)]);
+    }
+
+    #[test]
+    fn a_tag_is_settled_once() {
+        let mut ledger = Ledger::default();
+        ledger.delivered(1);
+        ledger.settle(1);
+        ledger.settle(1);
+        ledger.settle(9);
+        assert_eq!(ledger.flush(), [single(1)]);
+    }
+
+    proptest! {
+        /// A broker that follows the letter of AMQP never closes the channel and ends with exactly what is still out.
+        #[test]
+        fn the_broker_agrees_about_what_is_out(steps in prop::collection::vec((any::<u16>(), any::<bool>()), 1..200)) {
+            let mut ledger = Ledger::default();
+            let mut broker = BTreeSet::new();
+            let mut worker = Vec::new();
+            let mut flush = |ledger: &mut Ledger, broker: &mut BTreeSet<u64>| {
+                for ack in ledger.flush() {
+                    prop_assert!(broker.contains(&ack.tag), "406 for {ack:?}, out at the broker: {broker:?}");
+                    if ack.multiple {
+                        broker.retain(|tag| *tag > ack.tag);
+                    } else {
+                        broker.remove(&ack.tag);
+                    }
+                }
+                Ok(())
+            };
+            for (tag, (pick, flushes)) in (1..).zip(steps) {
+                ledger.delivered(tag);
+                broker.insert(tag);
+                worker.push(tag);
+                if pick % 3 > 0 {
+                    ledger.settle(worker.swap_remove(usize::from(pick) % worker.len()));
+                }
+                if flushes {
+                    flush(&mut ledger, &mut broker)?;
+                }
+            }
+            flush(&mut ledger, &mut broker)?;
+            prop_assert_eq!(broker, worker.into_iter().collect::<BTreeSet<_>>());
+        }
+    }
+}

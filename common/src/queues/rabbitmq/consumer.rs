@@ -1,0 +1,330 @@
+//! The consuming role of a connection: a channel and a task for each consumer, and looks at queue depths.
+//!
+//! Acknowledgements are collected for a moment and sent together: one `multiple` ack costs the broker as much as one
+//! single (`feasibility.md` §4b: 24,000 msgs/s singly, 80,000 together).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::acks::Ledger;
+use super::codec;
+use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
+use super::topology::{self, Declared};
+use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
+
+/// How long an acknowledgement waits for company.
+const ACK_LINGER: Duration = Duration::from_millis(2);
+
+/// One epoch of the consuming connection.
+#[derive(Debug)]
+pub(super) struct Consumers {
+    session: Arc<Session>,
+    /// For passive declares alone: a missing queue closes the channel.
+    looking: Mutex<Option<Channel>>,
+    declared: Arc<Declared>,
+    /// Cancelled when the process leaves: flush, then hold still until the connection is cut.
+    leaving: CancellationToken,
+    /// Consumers that have not flushed their last acknowledgements yet.
+    unflushed: TaskTracker,
+    tasks: TaskTracker,
+}
+
+impl Role for Consumers {
+    type Setup = Arc<Declared>;
+
+    async fn open(session: Arc<Session>, declared: &Self::Setup) -> Result<Self, QueueError> {
+        topology::declare_shared(&session.channel().await?).await?;
+        Ok(Self {
+            session,
+            looking: Mutex::default(),
+            declared: Arc::clone(declared),
+            leaving: CancellationToken::new(),
+            unflushed: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Flushes acknowledgements and cuts the connection. A polite close would put what the consumers still hold behind
+    /// later messages (`reliability.md` §6).
+    async fn finish(&self) {
+        self.leaving.cancel();
+        self.unflushed.close();
+        if timeout(CLOSE_TIMEOUT, self.unflushed.wait()).await.is_err() {
+            tracing::warn!("the broker did not take the last acknowledgements; their events come again");
+        }
+        self.session.cut();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Consumers {
+    /// Attaches a consumer.
+    pub(super) async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError> {
+        // 0 would mean "no limit" to the broker.
+        let prefetch = prefetch.max(1);
+        match timeout(CALL_TIMEOUT, self.attach(&source, prefetch)).await {
+            Ok(Ok((channel, consumer))) => Ok(self.serve(source, prefetch, channel, consumer)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(QueueError(format!(
+                "consuming {source:?}: the broker answers too slowly"
+            ))),
+        }
+    }
+
+    async fn attach(&self, source: &Source, prefetch: u16) -> Result<(Channel, Consumer), QueueError> {
+        let channel = self.session.channel().await?;
+        // Not from memory: the queue may have been deleted, which is how the last consumer ended.
+        topology::declare_shared(&channel).await?;
+        let queue = match source {
+            Source::Bot(bot) => {
+                topology::declare_bot(&channel, bot).await?;
+                topology::bot_queue(bot)
+            }
+            Source::Unrouted => topology::UNROUTED.to_owned(),
+            Source::Dead => topology::DEAD.to_owned(),
+        };
+        // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
+        within(
+            CALL_TIMEOUT,
+            "setting the prefetch",
+            channel.basic_qos(prefetch, BasicQosOptions::default()),
+        )
+        .await?;
+        let consuming = channel.basic_consume(
+            queue.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
+        Ok((channel, consumer))
+    }
+
+    fn serve(&self, source: Source, prefetch: u16, channel: Channel, consumer: Consumer) -> Deliveries {
+        let (deliveries, receiver) = mpsc::channel(usize::from(prefetch));
+        let (settled, acks) = mpsc::unbounded_channel();
+        let ended = self.session.ended.child_token();
+        let detached = CancellationToken::new();
+        let attached = Attached {
+            source,
+            prefetch: usize::from(prefetch),
+            channel,
+            session: Arc::clone(&self.session),
+            declared: Arc::clone(&self.declared),
+            deliveries,
+            settled,
+            acks,
+            ledger: Ledger::default(),
+            ended: ended.clone(),
+            detached: detached.clone(),
+            leaving: self.leaving.clone(),
+        };
+        let unflushed = self.unflushed.token();
+        self.tasks.spawn(async move {
+            let channel = attached.run(consumer).await;
+            drop(unflushed);
+            channel.end().await;
+        });
+        Deliveries::new(receiver, Detach::new(move || detached.cancel())).until(ended)
+    }
+
+    /// How many messages of `queue` are ready; `None` when there is no such queue.
+    pub(super) async fn ready(&self, queue: &str) -> Result<Option<u64>, QueueError> {
+        let look = async {
+            let mut looking = self.looking.lock().await;
+            // Taken out, so that a look that fails or is given up leaves no dead channel behind.
+            let channel = match looking.take() {
+                Some(channel) if channel.status().connected() => channel,
+                _ => self.session.channel().await?,
+            };
+            let ready = topology::ready(&channel, queue).await?;
+            if ready.is_some() {
+                *looking = Some(channel);
+            }
+            Ok(ready)
+        };
+        match timeout(CALL_TIMEOUT, look).await {
+            Ok(ready) => ready,
+            Err(_) => Err(QueueError(format!(
+                "looking at `{queue}`: the broker answers too slowly"
+            ))),
+        }
+    }
+}
+
+/// One consumer's state, owned by its task.
+struct Attached {
+    source: Source,
+    prefetch: usize,
+    channel: Channel,
+    session: Arc<Session>,
+    declared: Arc<Declared>,
+    deliveries: mpsc::Sender<Delivery>,
+    settled: mpsc::UnboundedSender<u64>,
+    /// Unbounded so that acknowledging never blocks; holds at most `prefetch` tags, as each delivery is settled once.
+    acks: mpsc::UnboundedReceiver<u64>,
+    ledger: Ledger,
+    ended: CancellationToken,
+    detached: CancellationToken,
+    leaving: CancellationToken,
+}
+
+/// How a consumer leaves the connection.
+enum Leave {
+    /// Its stream is over, or nobody wants it any more: the channel is closed.
+    Close(Channel, Consumer),
+    /// The process leaves: nothing more is said until the connection is cut.
+    HoldStill(Channel, Consumer, Arc<Session>),
+}
+
+impl Leave {
+    async fn end(self) {
+        match self {
+            Self::Close(channel, consumer) => {
+                if channel.status().connected()
+                    && let Err(error) =
+                        within(CLOSE_TIMEOUT, "closing a channel", channel.close(200, "bye".into())).await
+                {
+                    tracing::debug!(%error, "detaching a consumer");
+                }
+                drop(consumer);
+            }
+            Self::HoldStill(channel, consumer, session) => {
+                session.ended.cancelled().await;
+                // Dropping either would say goodbye, so both live until nothing can be said.
+                drop((channel, consumer));
+            }
+        }
+    }
+}
+
+impl Attached {
+    async fn run(mut self, mut consumer: Consumer) -> Leave {
+        let mut flush_at: Option<Instant> = None;
+        let leaving = loop {
+            tokio::select! {
+                biased;
+                () = self.ended.cancelled() => break false,
+                () = self.leaving.cancelled() => break true,
+                () = self.detached.cancelled() => break false,
+                () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
+                    flush_at = None;
+                    self.flush().await;
+                }
+                Some(tag) = self.acks.recv() => {
+                    self.ledger.settle(tag);
+                    self.collect();
+                    // Half the prefetch: the broker refills while the worker has the other half.
+                    if self.ledger.waiting() * 2 >= self.prefetch {
+                        flush_at = None;
+                        self.flush().await;
+                    } else {
+                        flush_at.get_or_insert_with(|| Instant::now() + ACK_LINGER);
+                    }
+                }
+                delivery = consumer.next() => match delivery {
+                    Some(Ok(delivery)) => {
+                        if !self.forward(delivery) {
+                            break false;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.say_ended(&error.to_string());
+                        break false;
+                    }
+                    None => {
+                        self.say_ended("the broker cancelled it");
+                        break false;
+                    }
+                },
+            }
+        };
+        // From here on receipts do nothing; what was acknowledged before is still sent.
+        self.acks.close();
+        self.collect();
+        self.flush().await;
+        self.ended.cancel();
+        if leaving {
+            self.await_acks_taken().await;
+            Leave::HoldStill(self.channel, consumer, self.session)
+        } else {
+            Leave::Close(self.channel, consumer)
+        }
+    }
+
+    /// Hands one message to the worker; false when there is no worker any more.
+    fn forward(&mut self, mut message: lapin::message::Delivery) -> bool {
+        let tag = message.delivery_tag;
+        let redelivered = codec::redelivered(&message);
+        let payload = codec::envelope(&mut message);
+        if self.source == Source::Unrouted
+            && let Ok(envelope) = &payload
+        {
+            self.declared.forget(&envelope.bot);
+        }
+        self.ledger.delivered(tag);
+        let settled = self.settled.clone();
+        let receipt = Receipt::new(move || {
+            // The task is gone when the consumer has ended: then the message comes again and this is void.
+            settled.send(tag).ok();
+        });
+        let delivery = Delivery {
+            payload,
+            redelivered,
+            receipt,
+        };
+        match self.deliveries.try_send(delivery) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::error!(source = ?self.source, prefetch = self.prefetch, "the broker exceeds the prefetch");
+                false
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Ok(tag) = self.acks.try_recv() {
+            self.ledger.settle(tag);
+        }
+    }
+
+    async fn flush(&mut self) {
+        for ack in self.ledger.flush() {
+            let options = BasicAckOptions { multiple: ack.multiple };
+            let sending = self.channel.basic_ack(ack.tag, options);
+            if let Err(error) = within(CALL_TIMEOUT, "acknowledging", sending).await {
+                // Their events come again after the link's end, and the Store knows them.
+                if !self.ended.is_cancelled() {
+                    tracing::warn!(source = ?self.source, %error, "acknowledgements were lost");
+                }
+                return;
+            }
+        }
+    }
+
+    /// The broker works a channel's frames off in order: once it answers a call, it has taken every ack before it.
+    async fn await_acks_taken(&self) {
+        let prefetch = u16::try_from(self.prefetch).unwrap_or(u16::MAX);
+        let asking = self.channel.basic_qos(prefetch, BasicQosOptions::default());
+        if let Err(error) = within(CALL_TIMEOUT, "flushing acknowledgements", asking).await {
+            tracing::warn!(source = ?self.source, %error, "acknowledgements may be lost; their events come again");
+        }
+    }
+
+    fn say_ended(&self, reason: &str) {
+        if !self.ended.is_cancelled() {
+            tracing::warn!(source = ?self.source, reason, "a consumer ended");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Exchanges and queues (`reliability.md` D2), and the memory of what is declared.
+//!
+//! Declared arguments never change: a queue that exists with others answers 406 for ever. The names carry the version
+//! instead. Only arguments that mean the same from RabbitMQ 3.10 to 4.x are sent, and `x-delivery-limit` always, because
+//! the default of 4.x silently drops after 20 deliveries.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+use tokio::sync::Mutex;
+
+use super::link::Session;
+use crate::bot::BotId;
+use crate::queue::QueueError;
+
+/// The exchange every event is published to, with the bot's id as routing key.
+pub(super) const EVENTS: &str = "openclaw.v1.events";
+/// Exchange and queue of what the broker gave up on.
+pub(super) const DEAD: &str = "openclaw.v1.dead";
+/// Exchange and queue of events whose bot has no queue.
+pub(super) const UNROUTED: &str = "openclaw.v1.unrouted";
+
+/// Redeliveries before the broker gives an event up. Poison is counted in the Store; this is only the backstop against a
+/// crash loop, far above what hand-overs add.
+const DELIVERY_LIMIT: i64 = 1_000;
+
+/// The portable spelling of "unlimited": -1 means "none at all" before RabbitMQ 4 (`reliability.md` §0.4).
+const UNLIMITED: i64 = 1_000_000;
+
+/// A declaration that failed is not tried again for this long, or every publish of the bot would close a channel.
+const FAILURE_MEMORY: Duration = Duration::from_secs(1);
+
+/// The queue of one bot.
+pub(super) fn bot_queue(bot: &BotId) -> String {
+    format!("openclaw.v1.bot.{bot}")
+}
+
+/// Declares what all bots share.
+pub(super) async fn declare_shared(channel: &Channel) -> Result<(), QueueError> {
+    let unlimited = || arguments([("x-delivery-limit", UNLIMITED.into())]);
+    exchange(channel, UNROUTED, ExchangeKind::Fanout, FieldTable::default()).await?;
+    queue(channel, UNROUTED, unlimited(), UNROUTED, "").await?;
+    exchange(channel, DEAD, ExchangeKind::Fanout, FieldTable::default()).await?;
+    let mut single = unlimited();
+    single.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    queue(channel, DEAD, single, DEAD, "").await?;
+    // What finds no queue goes to `unrouted` instead of nowhere: so publishes need not be `mandatory`, whose returns
+    // lapin pairs with the wrong publish as soon as two are in flight (`reliability.md` §0.1).
+    let mut alternate = FieldTable::default();
+    alternate.insert("alternate-exchange".into(), text(UNROUTED));
+    exchange(channel, EVENTS, ExchangeKind::Direct, alternate).await
+}
+
+/// Declares one bot's queue and routes its events there.
+pub(super) async fn declare_bot(channel: &Channel, bot: &BotId) -> Result<(), QueueError> {
+    let arguments = arguments([
+        ("x-delivery-limit", DELIVERY_LIMIT.into()),
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-dead-letter-exchange", text(DEAD)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        // Without it at-least-once silently becomes at-most-once (`feasibility.md` §2).
+        ("x-overflow", text("reject-publish")),
+    ]);
+    queue(channel, &bot_queue(bot), arguments, EVENTS, bot.as_str()).await
+}
+
+/// How many messages of `name` are ready, or `None` when there is no such queue. A missing queue closes the channel.
+pub(super) async fn ready(channel: &Channel, name: &str) -> Result<Option<u64>, QueueError> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
+        Ok(queue) => Ok(Some(queue.message_count().into())),
+        Err(error) if soft_error(&error) == Some(&AMQPSoftError::NOTFOUND) => Ok(None),
+        Err(error) => Err(QueueError(format!("looking at `{name}`: {error}"))),
+    }
+}
+
+async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), QueueError> {
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(name.into(), kind, durable, arguments)
+        .await
+        .map_err(|error| refused("exchange", name, &error))
+}
+
+/// Declares a durable queue and binds it to `exchange`.
+async fn queue(
+    channel: &Channel,
+    name: &str,
+    arguments: FieldTable,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), QueueError> {
+    channel
+        .queue_declare(name.into(), QueueDeclareOptions::durable(), arguments)
+        .await
+        .map_err(|error| refused("queue", name, &error))?;
+    channel
+        .queue_bind(
+            name.into(),
+            exchange.into(),
+            routing_key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(|error| refused("binding of queue", name, &error))
+}
+
+fn arguments<const N: usize>(extra: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), text("quorum"));
+    for (name, value) in extra {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn refused(what: &str, name: &str, error: &lapin::Error) -> QueueError {
+    let hint = match soft_error(error) {
+        Some(AMQPSoftError::PRECONDITIONFAILED) => {
+            "; it exists with other properties or a feature flag is off (`rabbitmqctl enable_feature_flag all`): \
+             empty and delete it, it is declared again by itself"
+        }
+        Some(AMQPSoftError::ACCESSREFUSED) => "; the broker's user may not configure it",
+        _ => "",
+    };
+    QueueError(format!("the broker refused the {what} `{name}`: {error}{hint}"))
+}
+
+fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Which bots' queues are known to exist. Shared by both links: whoever learns that one is gone says so here.
+#[derive(Debug, Default)]
+pub(super) struct Declared(RwLock<HashSet<BotId>>);
+
+impl Declared {
+    fn contains(&self, bot: &BotId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(bot)
+    }
+
+    fn insert(&self, bot: &BotId) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(bot.clone());
+    }
+
+    /// The queue may be gone (deleted by an operator): the next publish declares it again.
+    pub(super) fn forget(&self, bot: &BotId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+    }
+
+    /// Another broker may stand behind a new connection.
+    pub(super) fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Declares bots' queues for one epoch, on a channel of its own: a refused declaration closes its channel, and must not
+/// take other bots' publishes with it.
+#[derive(Debug, Default)]
+pub(super) struct Declarer(Mutex<DeclarerState>);
+
+#[derive(Debug, Default)]
+struct DeclarerState {
+    channel: Option<Channel>,
+    failed: HashMap<BotId, (Instant, QueueError)>,
+}
+
+impl Declarer {
+    /// Makes sure `bot` has a queue. Publishes that arrive together wait for one declaration.
+    pub(super) async fn ensure(&self, session: &Session, declared: &Declared, bot: &BotId) -> Result<(), QueueError> {
+        if declared.contains(bot) {
+            return Ok(());
+        }
+        let mut state = self.0.lock().await;
+        if declared.contains(bot) {
+            return Ok(());
+        }
+        if let Some((at, error)) = state.failed.get(bot)
+            && at.elapsed() < FAILURE_MEMORY
+        {
+            return Err(error.clone());
+        }
+        // Taken out, so that a caller that gives up in the middle leaves no half-used channel behind.
+        let channel = match state.channel.take() {
+            Some(channel) if channel.status().connected() => channel,
+            _ => session.channel().await?,
+        };
+        match declare_bot(&channel, bot).await {
+            Ok(()) => {
+                state.channel = Some(channel);
+                state.failed.remove(bot);
+                declared.insert(bot);
+                Ok(())
+            }
+            Err(error) => {
+                if !session.ended.is_cancelled() {
+                    tracing::error!(bot = %bot, %error, "the bot's queue could not be declared");
+                }
+                state.failed.insert(bot.clone(), (Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+}

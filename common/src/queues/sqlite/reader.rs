@@ -1,0 +1,188 @@
+//! Hands a bot's rows to its one active consumer, in the order of their ids.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use sqlx::sqlite::SqlitePool;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::codec;
+use super::writer::Deletes;
+use crate::bot::BotId;
+use crate::queue::{Delivery, Receipt};
+
+/// How long a consumer that was full waits for more acknowledgements, so that it reads rows in groups.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// Below this prefetch a group is not worth the wait.
+const LINGER_FROM: usize = 16;
+
+/// The bots that are or were consumed in this process.
+#[derive(Debug, Default)]
+pub(super) struct Desks(RwLock<HashMap<BotId, Arc<Desk>>>);
+
+impl Desks {
+    pub(super) fn get(&self, bot: &BotId) -> Option<Arc<Desk>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(bot).cloned()
+    }
+
+    pub(super) fn of(&self, bot: &BotId) -> Arc<Desk> {
+        let mut desks = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry(bot.clone()).or_default())
+    }
+}
+
+/// Where one bot's rows are handed out.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// Held by the active consumer; standbys queue for it.
+    turn: tokio::sync::Mutex<()>,
+    /// Keeps one permit, so a wake-up between looking and waiting is not lost.
+    published: Notify,
+    /// Greatest id the active consumer was given, 0 without one.
+    handed_out: AtomicI64,
+    /// Greatest id any consumer was given.
+    seen: AtomicI64,
+}
+
+impl Desk {
+    /// New rows are committed.
+    pub(super) fn published(&self) {
+        self.published.notify_one();
+    }
+
+    /// Rows up to this id are out or done.
+    pub(super) fn handed_out(&self) -> i64 {
+        self.handed_out.load(Ordering::Acquire)
+    }
+}
+
+/// The deliveries of one consumer that are not acknowledged.
+#[derive(Debug, Default)]
+struct Out {
+    count: AtomicUsize,
+    freed: Notify,
+}
+
+/// One consumer's task.
+pub(super) struct Reader {
+    pool: SqlitePool,
+    deletes: Deletes,
+    bot: BotId,
+    desk: Arc<Desk>,
+}
+
+impl Reader {
+    pub(super) fn new(pool: SqlitePool, deletes: Deletes, bot: BotId, desk: Arc<Desk>) -> Self {
+        Self {
+            pool,
+            deletes,
+            bot,
+            desk,
+        }
+    }
+
+    /// Waits for its turn, then hands out rows until `ended`. Ends by itself when the table cannot be read.
+    pub(super) async fn run(self, prefetch: usize, deliveries: mpsc::Sender<Delivery>, ended: CancellationToken) {
+        let serving = async {
+            let _turn = Turn::wait(&self.desk).await;
+            // What the consumer before acknowledged must be gone, or it would come again.
+            self.deletes.settled().await;
+            self.serve(prefetch, &deliveries, &ended).await
+        };
+        let failed = tokio::select! {
+            biased;
+            () = ended.cancelled() => None,
+            error = serving => Some(error),
+        };
+        if let Some(error) = failed {
+            tracing::error!(bot = %self.bot, %error, "the queue's table could not be read; the consumer ends");
+        }
+        ended.cancel();
+    }
+
+    /// Hands out rows for ever; returns why it cannot.
+    async fn serve(
+        &self,
+        prefetch: usize,
+        deliveries: &mpsc::Sender<Delivery>,
+        ended: &CancellationToken,
+    ) -> sqlx::Error {
+        let out = Arc::new(Out::default());
+        loop {
+            let mut room = prefetch.saturating_sub(out.count.load(Ordering::Acquire));
+            if room == 0 {
+                out.freed.notified().await;
+                if prefetch >= LINGER_FROM {
+                    tokio::time::sleep(LINGER).await;
+                }
+                room = prefetch.saturating_sub(out.count.load(Ordering::Acquire));
+            }
+            let rows = match self.next_rows(room).await {
+                Ok(rows) => rows,
+                Err(error) => return error,
+            };
+            let dry = rows.len() < room;
+            for (id, blob) in rows {
+                out.count.fetch_add(1, Ordering::AcqRel);
+                self.desk.handed_out.store(id, Ordering::Release);
+                let delivery = Delivery {
+                    payload: codec::decode(blob),
+                    redelivered: u32::from(id <= self.desk.seen.fetch_max(id, Ordering::AcqRel)),
+                    receipt: self.receipt(id, &out, ended),
+                };
+                // There is a place for each of the `prefetch` that may be out, and a dropped receiver ends this task.
+                deliveries.try_send(delivery).ok();
+            }
+            if dry {
+                self.desk.published.notified().await;
+            }
+        }
+    }
+
+    async fn next_rows(&self, room: usize) -> Result<Vec<(i64, Vec<u8>)>, sqlx::Error> {
+        sqlx::query_as("SELECT id, envelope FROM queue WHERE bot = ? AND id > ? ORDER BY id LIMIT ?")
+            .bind(self.bot.as_str())
+            .bind(self.desk.handed_out())
+            .bind(i64::try_from(room).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await
+    }
+
+    fn receipt(&self, id: i64, out: &Arc<Out>, ended: &CancellationToken) -> Receipt {
+        let (deletes, out, ended) = (self.deletes.clone(), Arc::clone(out), ended.clone());
+        Receipt::new(move || {
+            // Once the consumer has ended, the row is another one's.
+            if !ended.is_cancelled() {
+                deletes.row(id);
+                out.count.fetch_sub(1, Ordering::AcqRel);
+                out.freed.notify_one();
+            }
+        })
+    }
+}
+
+/// The right to hand out one bot's rows.
+struct Turn<'a> {
+    desk: &'a Desk,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl<'a> Turn<'a> {
+    async fn wait(desk: &'a Desk) -> Self {
+        Self {
+            _alone: desk.turn.lock().await,
+            desk,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// The next consumer begins with the first row that is left.
+    fn drop(&mut self) {
+        self.desk.handed_out.store(0, Ordering::Release);
+    }
+}

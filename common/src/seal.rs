@@ -1,0 +1,205 @@
+//! Sealing of stored bodies: from ingest on, in the broker and in the database, a body is readable only with a key of the
+//! configured ring (AES-256-GCM).
+//!
+//! ```text
+//! 0xF5  version 1   length   key id          salt       nonce      ciphertext and tag
+//! 1 B   1 B         1 B      length bytes    16 B       12 B       body + 16 B
+//! ```
+//!
+//! * Each body has its own key, `BLAKE3(ring key, salt)`: with a random salt and a random nonce, 2^32 bodies under one key
+//!   (GCM's limit for random nonces, seven weeks at 1,000 events a second) are no limit any more.
+//! * The event's key is authenticated with the body: a sealed body moved to another event does not open.
+//! * Each ciphertext names its ring key, so keys can be rotated while old bodies are about.
+//! * `0xF5` occurs in no UTF-8 text, so no plain body looks sealed. Plain bodies pass: a ring can be introduced any time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use aes_gcm::aead::AeadInOut as _;
+use aes_gcm::{Aes256Gcm, KeyInit as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use crate::config::Encryption;
+use crate::envelope::EventKey;
+
+const MAGIC: u8 = 0xF5;
+const VERSION: u8 = 1;
+const SALT: usize = 16;
+const NONCE: usize = 12;
+const TAG: usize = 16;
+
+/// The keys that open bodies, and the one that seals them. The default ring is empty: bodies stay in the clear.
+#[derive(Default)]
+pub struct KeyRing {
+    keys: BTreeMap<String, Zeroizing<[u8; 32]>>,
+    active: Option<String>,
+}
+
+/// The key ring is wrong: the operator's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRingError {
+    /// Not a key.
+    #[error("`encryption.keys.{0}` is not the base64 of 32 bytes: `openclaw keys new` makes one")]
+    NotAKey(String),
+    /// Cannot be written into a ciphertext.
+    #[error("`encryption.keys`: the id `{0}` is not 1 to 255 bytes long")]
+    Id(String),
+    /// Bodies could not be sealed.
+    #[error("`encryption.active` is `{0}`, which is no id in `encryption.keys`")]
+    NoActive(String),
+}
+
+/// A body cannot be sealed: it is longer than AES-GCM can take (64 GiB).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is too long to be sealed")]
+pub struct SealError;
+
+/// A body cannot be opened. Retrying helps only after the configuration has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The operator's fault: the ring lacks a key that is still needed.
+    #[error("the body is sealed with key `{0}`, which is not in `encryption.keys`")]
+    MissingKey(String),
+    /// Damaged, tampered with, moved from another event, or the ring's key of that id is another one.
+    #[error("the body does not open with key `{0}`: the key or the body is not what it was")]
+    Damaged(String),
+    /// Made by a newer program, or damaged.
+    #[error("the body is sealed in a way this program does not know")]
+    Unknown,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<_> = self.keys.keys().collect();
+        write!(formatter, "KeyRing({ids:?}, active {:?})", self.active)
+    }
+}
+
+impl KeyRing {
+    /// Reads the ring.
+    ///
+    /// # Errors
+    /// For the first key that is none, or when the active one is missing.
+    pub fn new(config: &Encryption) -> Result<Self, KeyRingError> {
+        let mut keys = BTreeMap::new();
+        for (id, secret) in &config.keys {
+            if !(1..=usize::from(u8::MAX)).contains(&id.len()) {
+                return Err(KeyRingError::Id(id.clone()));
+            }
+            let mut key = Zeroizing::new([0; 32]);
+            match STANDARD.decode(secret.expose()).map(Zeroizing::new) {
+                Ok(bytes) if bytes.len() == key.len() => key.copy_from_slice(&bytes),
+                _ => return Err(KeyRingError::NotAKey(id.clone())),
+            }
+            keys.insert(id.clone(), key);
+        }
+        if !keys.contains_key(&config.active) {
+            return Err(KeyRingError::NoActive(config.active.clone()));
+        }
+        Ok(Self {
+            keys,
+            active: Some(config.active.clone()),
+        })
+    }
+
+    /// Seals the body of the event `key` with the active key; the empty ring gives it back as it is.
+    ///
+    /// # Errors
+    /// For a body beyond AES-GCM's limit.
+    pub fn seal(&self, key: &EventKey, body: Bytes) -> Result<Bytes, SealError> {
+        let Some((id, secret)) = self.active.as_ref().and_then(|id| self.keys.get_key_value(id)) else {
+            return Ok(body);
+        };
+        let salt: [u8; SALT] = rand::random();
+        let nonce: [u8; NONCE] = rand::random();
+        let mut sealed = Vec::with_capacity(3 + id.len() + SALT + NONCE + body.len() + TAG);
+        sealed.extend_from_slice(&[MAGIC, VERSION, u8::try_from(id.len()).map_err(|_| SealError)?]);
+        sealed.extend_from_slice(id.as_bytes());
+        sealed.extend_from_slice(&salt);
+        sealed.extend_from_slice(&nonce);
+        let start = sealed.len();
+        sealed.extend_from_slice(&body);
+        let tag = cipher(secret, &salt)
+            .encrypt_inout_detached(&nonce.into(), &associated(key), (&mut sealed[start..]).into())
+            .map_err(|_| SealError)?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed.into())
+    }
+
+    /// The body of the event `key` as it was before [`KeyRing::seal`]; a body that was never sealed as it is.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(&self, key: &EventKey, body: &Bytes) -> Result<Bytes, OpenError> {
+        if body.first() != Some(&MAGIC) {
+            return Ok(body.clone());
+        }
+        let sealed = Sealed::read(body).ok_or(OpenError::Unknown)?;
+        let id = || sealed.id.to_owned();
+        let secret = self.keys.get(sealed.id).ok_or_else(|| OpenError::MissingKey(id()))?;
+        let mut plain = sealed.ciphertext.to_vec();
+        cipher(secret, &sealed.salt)
+            .decrypt_inout_detached(
+                &sealed.nonce.into(),
+                &associated(key),
+                plain.as_mut_slice().into(),
+                &sealed.tag.into(),
+            )
+            .map_err(|_| OpenError::Damaged(id()))?;
+        Ok(plain.into())
+    }
+}
+
+/// The id of the ring key that a body is sealed with; `None` when it is not sealed, or not in a way known here.
+#[must_use]
+pub fn key_id(body: &[u8]) -> Option<&str> {
+    Sealed::read(body).map(|sealed| sealed.id)
+}
+
+struct Sealed<'body> {
+    id: &'body str,
+    salt: [u8; SALT],
+    nonce: [u8; NONCE],
+    ciphertext: &'body [u8],
+    tag: [u8; TAG],
+}
+
+impl<'body> Sealed<'body> {
+    fn read(body: &'body [u8]) -> Option<Self> {
+        let [MAGIC, VERSION, length, rest @ ..] = body else {
+            return None;
+        };
+        let (id, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (salt, rest) = rest.split_first_chunk()?;
+        let (nonce, rest) = rest.split_first_chunk()?;
+        let (ciphertext, tag) = rest.split_last_chunk()?;
+        Some(Self {
+            id: std::str::from_utf8(id).ok()?,
+            salt: *salt,
+            nonce: *nonce,
+            ciphertext,
+            tag: *tag,
+        })
+    }
+}
+
+fn cipher(secret: &[u8; 32], salt: &[u8; SALT]) -> Aes256Gcm {
+    let key = Zeroizing::new(*blake3::keyed_hash(secret, salt).as_bytes());
+    Aes256Gcm::new((&*key).into())
+}
+
+/// The event key as one string of bytes; the length keeps two different keys different.
+fn associated(key: &EventKey) -> Vec<u8> {
+    [
+        &(key.app_id.len() as u64).to_be_bytes()[..],
+        key.app_id.as_bytes(),
+        key.key.as_bytes(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Every metric of the program. Names are part of the public surface (`design.md` §6); `docs/telemetry.md` is made from
+//! this file and a test compares the two.
+
+use super::metric::{Counter, CounterBy, Gauge, GaugeBy, Histogram, Metric};
+
+/// A request inside Feishu's 3 s budget, fine around the 25 ms goal. Seconds.
+const REQUEST: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.0,
+];
+/// From milliseconds to what a backlog at 5/s makes of it. Seconds.
+const WAIT: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+];
+/// A call with a 10 s or 30 s timeout. Seconds.
+const CALL: &[f64] = &[
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+macro_rules! catalogue {
+    ($(#[doc = $help:literal] $name:ident = $kind:ident($metric:literal $(, $argument:expr)*);)*) => {
+        $(
+            #[doc = $help]
+            #[doc = concat!("\n\n`", $metric, "`")]
+            pub static $name: $kind = $kind::new($metric, $help.trim_ascii() $(, $argument)*);
+        )*
+
+        /// The catalogue, in the order of the documentation.
+        pub static ALL: &[&dyn Metric] = &[$(&$name),*];
+    };
+}
+
+catalogue! {
+    /// Webhook requests by how they ended: stored in the queue (`accepted`, `card`), known already (`duplicate`), answered without storing (`challenge`), or refused (the error code).
+    EVENTS = CounterBy("openclaw_events_total", "result", &[
+        "accepted", "card", "duplicate", "challenge",
+        "malformed", "bad_signature", "bad_token", "forbidden_address", "forbidden_path", "no_such_bot", "too_large",
+        "unsupported_encoding", "rate_limited", "queue_full", "unavailable",
+    ]);
+    /// HTTP answers of ingest that report an error.
+    HTTP_ERRORS = CounterBy("openclaw_http_errors_total", "status", &["4xx", "5xx"]);
+    /// From a webhook request's headers to its answer.
+    ACCEPT_SECONDS = Histogram("openclaw_accept_seconds", REQUEST);
+    /// Webhook requests being handled now.
+    REQUESTS_IN_FLIGHT = Gauge("openclaw_requests_in_flight");
+    /// Open HTTP connections of this process.
+    CONNECTIONS = Gauge("openclaw_connections");
+    /// Events stored without the duplicate filter because the cache did not answer in time.
+    UNFILTERED = Counter("openclaw_unfiltered_total");
+    /// Events waiting in a bot's queue, as ingest last saw it.
+    QUEUE_DEPTH = GaugeBy("openclaw_queue_depth", "bot", &[]);
+    /// From an event's acceptance to its first visible answer.
+    ANSWER_SECONDS = Histogram("openclaw_answer_seconds", WAIT);
+    /// Calls of Feishu's message API by how they ended.
+    SENDS = CounterBy("openclaw_sends_total", "class", &["sent"]);
+    /// Events given up, by reason.
+    DEAD_LETTERS = CounterBy("openclaw_dead_letters_total", "class", &[
+        "permanent", "exhausted", "ambiguous", "stale", "poison", "handler", "delivery_limit", "no_such_bot", "unreadable",
+    ]);
+    /// Deliveries of events that the store had finished before.
+    DUPLICATES_DROPPED = Counter("openclaw_duplicates_dropped_total");
+    /// Waits for a quota slot, per send.
+    QUOTA_WAIT_SECONDS = Histogram("openclaw_quota_wait_seconds", WAIT);
+    /// Handler runs.
+    HANDLER_SECONDS = Histogram("openclaw_handler_seconds", CALL);
+    /// Lanes (chats with events in memory) of this worker.
+    LANES = Gauge("openclaw_lanes");
+    /// Rows in the waiting room, by bot.
+    WAITING_EVENTS = GaugeBy("openclaw_waiting_events", "bot", &[]);
+    /// Waiting rows that no worker took within 5 minutes of their time; 0 in normal operation.
+    SWEPT = Counter("openclaw_swept_total");
+    /// Events whose bot has no queue.
+    UNROUTED_MESSAGES = Gauge("openclaw_unrouted_messages");
+    /// Whether the cache is down and quotas run on the conservative local bucket.
+    CACHE_DEGRADED = Gauge("openclaw_cache_degraded");
+    /// Whether a dependency answers.
+    DEPENDENCY_UP = GaugeBy("openclaw_dependency_up", "name", &[]);
+    /// 1, with the program's version.
+    BUILD_INFO = GaugeBy("openclaw_build_info", "version", &[]);
+}
+
+#[cfg(test)]
+mod tests;

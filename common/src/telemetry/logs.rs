@@ -1,0 +1,112 @@
+//! How a log line looks, and which ones are written.
+
+use std::fmt;
+use std::io::IsTerminal as _;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::{Log, LogFormat};
+
+/// The target of access lines: `log.access` alone decides about them, whatever the level.
+pub const ACCESS: &str = "access";
+
+/// `log.level` is neither a level nor a filter: the operator's fault.
+#[derive(Debug, thiserror::Error)]
+#[error("`log.level`: `{level}` is neither a level (trace, debug, info, warn, error) nor a filter: {reason}")]
+pub struct InvalidFilter {
+    level: String,
+    reason: String,
+}
+
+/// Starts the process's log on stderr, and reports panics as `ERROR` lines. A log that already runs goes on as it is.
+///
+/// # Errors
+/// When `log.level` cannot be read.
+pub fn init_logs(log: &Log, instance: &str) -> Result<(), InvalidFilter> {
+    let colour = std::io::stderr().is_terminal() && log.format == LogFormat::Text;
+    let subscriber = subscriber(log, instance, std::io::stderr, colour)?;
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            tracing::error!(panic = %panic.to_string().replace('\n', " "), "a task panicked");
+        }));
+    }
+    Ok(())
+}
+
+fn subscriber<W>(log: &Log, instance: &str, writer: W, colour: bool) -> Result<impl Subscriber + use<W>, InvalidFilter>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
+    let lines: Box<dyn Layer<_> + Send + Sync> = match log.format {
+        LogFormat::Text => Box::new(layer.event_format(Text {
+            instance: instance.to_owned(),
+            format: Format::default(),
+        })),
+        LogFormat::Json => Box::new(layer.fmt_fields(JsonFields::new()).event_format(JsonLine {
+            instance: serde_json::Value::from(instance).to_string(),
+            format: Format::default().json().flatten_event(true),
+        })),
+    };
+    Ok(tracing_subscriber::registry().with(filter(log)?).with(lines))
+}
+
+/// A plain level holds for this program; libraries stay at `info` at most, because below it some print what they
+/// transport. A filter is taken as written.
+fn filter(log: &Log) -> Result<EnvFilter, InvalidFilter> {
+    let directives = match log.level.parse::<Level>() {
+        Ok(level) if level > Level::INFO => format!("info,openclaw={level}"),
+        Ok(level) => level.to_string(),
+        Err(_) => log.level.clone(),
+    };
+    let access = if log.access { "info" } else { "off" };
+    EnvFilter::try_new(format!("{directives},{ACCESS}={access}")).map_err(|error| InvalidFilter {
+        level: log.level.clone(),
+        reason: error.to_string(),
+    })
+}
+
+/// `instance 2026-11-20T06:01:14.123456Z  INFO target: message field=value`
+struct Text {
+    instance: String,
+    format: Format,
+}
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "{} ", self.instance)?;
+        self.format.format_event(context, writer, event)
+    }
+}
+
+/// `{"instance":"…","timestamp":"…","level":"INFO","message":"…",…}`
+struct JsonLine {
+    /// As JSON.
+    instance: String,
+    format: Format<Json>,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        let rest = line.strip_prefix('{').ok_or(fmt::Error)?;
+        write!(writer, "{{\"instance\":{},{rest}", self.instance)
+    }
+}
+
+#[cfg(test)]
+mod tests;

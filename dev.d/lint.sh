@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# formatting, clippy, documentation, licences, unused dependencies, spelling, scripts, deployment files
+# shellcheck shell=bash
+
+# Newer versions find new mistakes: raised on purpose, never by themselves.
+TYPOS=1.52.0
+MACHETE=0.9.2
+DENY=0.20.2
+
+main() {
+    local failed=()
+    check formatting cargo fmt --all --check
+    check clippy cargo clippy --workspace --all-targets --quiet -- -D warnings
+    check documentation env RUSTDOCFLAGS='-D warnings' \
+        cargo doc --workspace --no-deps --document-private-items --quiet
+    check "one TLS provider" one_tls_provider
+    check "no orphan source file" no_orphan_source
+    check "licences and sources" licences
+    check "unused dependencies" unused_dependencies
+    check spelling spelling
+    check scripts scripts
+    check "no machine path" no_machine_path
+    check deployment "$ROOT/dev" deploy-check
+    if ((${#failed[@]})); then
+        die "lint failed in: $(printf '%s; ' "${failed[@]}")($(elapsed))"
+    fi
+    good "lint ($(elapsed))"
+}
+
+# check NAME COMMAND...: its output is shown only when it fails; all checks run, so that all mistakes show at once.
+check() {
+    local name=$1 output begin=$SECONDS
+    shift
+    output=$(mktemp)
+    if "$@" >"$output" 2>&1 </dev/null; then
+        good "$name ($((SECONDS - begin)) s)"
+    else
+        cat "$output" >&2
+        bad "$name ($((SECONDS - begin)) s)"
+        failed+=("$name")
+    fi
+    rm -f "$output"
+}
+
+one_tls_provider() {
+    local users
+    users=$(cargo tree --workspace --invert aws-lc-sys --edges normal,build,dev 2>&1) || true
+    # cargo says that it found no such package: then nobody uses it.
+    if [[ $users != *"did not match any packages"* && $users != *"nothing to print"* ]]; then
+        echo "$users"
+        return 1
+    fi
+}
+
+# A file that no target compiles is dead code that looks alive. What was compiled is in the compiler's dependency files,
+# which clippy has just written.
+no_orphan_source() {
+    local target compiled orphans
+    target=$(cargo metadata --no-deps --offline --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    compiled=$(cat "$target"/debug/deps/*.d | grep -ohE '[^ :]+\.rs' | sed "s|^$ROOT/||" | sort -u)
+    orphans=$(comm -13 <(echo "$compiled") <(git ls-files '*.rs' | sort -u))
+    if [[ -n $orphans ]]; then
+        echo "no target compiles:"
+        echo "$orphans"
+        return 1
+    fi
+}
+
+# Advisories are left out: their database is in no package registry, and a check that needs more must not block a change.
+# `cargo deny check advisories` asks it, with the exceptions in deny.toml.
+licences() {
+    local deny
+    deny=$(cargo_tool cargo-deny "$DENY") || return 1
+    "$deny" check --hide-inclusion-graph licenses bans sources
+}
+
+unused_dependencies() {
+    local machete
+    machete=$(cargo_tool cargo-machete "$MACHETE") || return 1
+    "$machete" --with-metadata "$ROOT"
+}
+
+spelling() {
+    local typos
+    typos=$(pypi_tool typos "typos==$TYPOS") || return 1
+    git ls-files -z | xargs -0 "$typos" --config "$ROOT/typos.toml" --force-exclude
+}
+
+scripts() {
+    have shellcheck || install_packages shellcheck
+    shellcheck -x dev dev.d/*.sh dev.d/*.bash .ci/run
+}
+
+# What is committed must work anywhere.
+no_machine_path() {
+    ! git grep --line-number --extended-regexp '(^|[^A-Za-z0-9_.-])/(work|root|home)/[a-z.]' -- .
+}

@@ -1,0 +1,64 @@
+//! Real servers for tests: each test gets its own part of them, so that tests run side by side.
+//!
+//! | file | gives a test |
+//! |---|---|
+//! | `rabbitmq` | [`Vhost`]: a virtual host of its own on the shared broker |
+//! | `redis` | [`RedisProcess`]: a Redis of its own, which it may kill, pause and restart |
+//! | `postgres` | [`Database`]: a database of its own on the shared server |
+//! | `addresses` | where the shared servers are: `./dev services up` started them |
+//! | `eventually` | [`eventually`]: waits for a condition, at most so long |
+//!
+//! Development only: nothing that ships depends on this crate. A test cannot go on without its server, so everything
+//! here panics, with a sentence that says what to do, where a product would return an error.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support: a missing server is a failed test, and the text says how to get one"
+)]
+
+mod addresses;
+mod cleanup;
+mod eventually;
+mod postgres;
+mod rabbitmq;
+mod redis;
+
+pub use eventually::eventually;
+pub use postgres::Database;
+pub use rabbitmq::Vhost;
+pub use redis::RedisProcess;
+
+/// Where a test asks for its servers. What it gets is removed when it is dropped.
+#[derive(Debug)]
+pub struct Servers;
+
+impl Servers {
+    /// An empty virtual host on the shared RabbitMQ, about 0.1 s.
+    ///
+    /// # Panics
+    /// When RabbitMQ is not running; the text says how to start it.
+    pub async fn rabbitmq() -> Vhost {
+        Vhost::create().await
+    }
+
+    /// An empty Redis process, about 20 ms.
+    ///
+    /// # Panics
+    /// When `redis-server` cannot be started.
+    pub async fn redis() -> RedisProcess {
+        RedisProcess::start().await
+    }
+
+    /// An empty database on the shared PostgreSQL, about 0.1 s.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not running; the text says how to start it.
+    pub async fn postgres() -> Database {
+        Database::create().await
+    }
+}
+
+/// A name no other test has, now or in an earlier run: `t` and 16 hexadecimal digits.
+fn unique_name() -> String {
+    format!("t{:016x}", rand::random::<u64>())
+}

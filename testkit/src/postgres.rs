@@ -1,0 +1,65 @@
+//! A database of its own for each test.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::{addresses, cleanup, unique_name};
+
+/// An empty PostgreSQL database, dropped with this value even while connections to it are open.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+    url: String,
+}
+
+impl Database {
+    pub(crate) async fn create() -> Self {
+        let name = unique_name();
+        let server = addresses::database();
+        statement(&format!("CREATE DATABASE {name}"))
+            .await
+            .unwrap_or_else(|error| {
+                panic!("PostgreSQL at {server} gives no database ({error}): run `./dev services up`")
+            });
+        let (server, _maintenance) = server.rsplit_once('/').expect("the database URL ends with /name");
+        Self {
+            url: format!("{server}/{name}"),
+            name,
+        }
+    }
+
+    /// `postgres://…`, for a pool of the test's own.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Cuts every connection to this database, as a restarting server does. New ones are accepted at once.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn cut_connections(&self) {
+        let cut = format!(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{}'",
+            self.name
+        );
+        statement(&cut).await.expect("PostgreSQL cuts connections");
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        cleanup::finish(format!("database {}", self.name), async move {
+            statement(&drop).await.map_err(|error| error.to_string())
+        });
+    }
+}
+
+/// Runs one statement on the maintenance database. Its text holds no name but those made by [`unique_name`].
+async fn statement(text: &str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect(&addresses::database()).await?;
+    sqlx::query(AssertSqlSafe(text.to_owned()))
+        .execute(&mut connection)
+        .await?;
+    connection.close().await
+}

@@ -1,0 +1,199 @@
+//! Group commit: what many lanes want written at the same moment becomes one transaction.
+//!
+//! There is no timer. While one transaction runs, the next batch gathers; a lone change is written at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_common::store::{Arrival, Begun, Change, Store, StoreError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Most rows of one transaction: above it, latency grows and throughput does not (`feasibility.md` 4d).
+const MAX_BATCH: usize = 500;
+/// Submissions waiting for their batch; beyond it submitters wait, which stops consumption.
+const MAX_WAITING: usize = 4096;
+/// Between two tries while the database cannot be reached.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The batching front of a [`Store`]. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Commits {
+    begin: mpsc::Sender<Submission<Arrival, Begun>>,
+    apply: mpsc::Sender<Submission<Change, bool>>,
+    reachable: Arc<watch::Sender<bool>>,
+}
+
+/// A commit did not take place: the process is stopping, or the database refuses the row for good.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// Hard stop: whatever was submitted is found again by the next owner.
+    #[error("stopped before the commit")]
+    Stopped,
+    /// Our fault; repeating it is useless.
+    #[error(transparent)]
+    Refused(StoreError),
+}
+
+struct Submission<T, R> {
+    items: Vec<T>,
+    answer: oneshot::Sender<Result<Vec<R>, StoreError>>,
+}
+
+impl Commits {
+    /// Starts the two batching loops. `stop` ends them hard: pending submissions answer [`CommitError::Stopped`].
+    pub(crate) fn start(store: Arc<dyn Store>, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
+        let (begin, begin_queue) = mpsc::channel(MAX_WAITING);
+        let (apply, apply_queue) = mpsc::channel(MAX_WAITING);
+        let reachable = Arc::new(watch::Sender::new(true));
+        let begin_store = store.clone();
+        tracker.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(batches(begin_queue, reachable.clone(), move |items| {
+                    let store = begin_store.clone();
+                    async move { store.begin(&items).await }
+                })),
+        );
+        tracker.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(batches(apply_queue, reachable.clone(), move |items| {
+                    let store = store.clone();
+                    async move { store.apply(&items).await }
+                })),
+        );
+        Self {
+            begin,
+            apply,
+            reachable,
+        }
+    }
+
+    /// Takes up deliveries; waits as long as the database is away.
+    pub(crate) async fn begin(&self, arrivals: Vec<Arrival>) -> Result<Vec<Begun>, CommitError> {
+        submit(&self.begin, arrivals).await
+    }
+
+    /// Applies one change; waits as long as the database is away. `false`: the row has another owner by now.
+    pub(crate) async fn apply(&self, change: Change) -> Result<bool, CommitError> {
+        let answers = submit(&self.apply, vec![change]).await?;
+        answers.first().copied().ok_or(CommitError::Stopped)
+    }
+
+    /// Waits until the last word from the database was a good one. Nothing is sent before: what cannot be recorded must
+    /// not happen.
+    pub(crate) async fn reachable(&self) {
+        // The sender lives as long as this handle, so the wait cannot fail.
+        drop(self.reachable.subscribe().wait_for(|up| *up).await);
+    }
+
+    /// Takes note of what somebody else heard from the database.
+    pub(crate) fn heard(&self, word: Result<(), StoreError>) {
+        note(&self.reachable, word.as_ref().err());
+    }
+
+    /// Whether the last word from the database was a good one.
+    pub(crate) fn is_reachable(&self) -> bool {
+        *self.reachable.borrow()
+    }
+}
+
+/// Remembers the last word from the database and says once when it changes.
+fn note(reachable: &watch::Sender<bool>, error: Option<&StoreError>) {
+    let up = error.is_none();
+    if reachable.send_replace(up) == up {
+        return;
+    }
+    match error {
+        Some(error) => tracing::error!(%error, "the database is away: nothing is sent until it is back"),
+        None => tracing::info!("the database is back"),
+    }
+}
+
+async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> Result<Vec<R>, CommitError> {
+    let (answer, answered) = oneshot::channel();
+    queue
+        .send(Submission { items, answer })
+        .await
+        .map_err(|_| CommitError::Stopped)?;
+    answered
+        .await
+        .map_err(|_| CommitError::Stopped)?
+        .map_err(CommitError::Refused)
+}
+
+async fn batches<T, R, F, W>(mut queue: mpsc::Receiver<Submission<T, R>>, reachable: Arc<watch::Sender<bool>>, write: W)
+where
+    T: Clone,
+    F: Future<Output = Result<Vec<R>, StoreError>>,
+    W: Fn(Vec<T>) -> F,
+{
+    while let Some(first) = queue.recv().await {
+        let mut rows = first.items.len();
+        let mut batch = vec![first];
+        while rows < MAX_BATCH {
+            let Ok(next) = queue.try_recv() else { break };
+            rows += next.items.len();
+            batch.push(next);
+        }
+        commit(batch, &reachable, &write).await;
+    }
+}
+
+/// Writes one batch. A batch that the database refuses is split, so that one bad row harms nobody else's.
+async fn commit<T, R, F, W>(batch: Vec<Submission<T, R>>, reachable: &watch::Sender<bool>, write: &W)
+where
+    T: Clone,
+    F: Future<Output = Result<Vec<R>, StoreError>>,
+    W: Fn(Vec<T>) -> F,
+{
+    let items: Vec<T> = batch
+        .iter()
+        .flat_map(|submission| submission.items.iter().cloned())
+        .collect();
+    match until_reachable(items, reachable, write).await {
+        Ok(answers) => {
+            let mut answers = answers.into_iter();
+            for submission in batch {
+                let own = answers.by_ref().take(submission.items.len()).collect();
+                // A submitter that has gone (its attachment ended) finds the row again through its next owner.
+                drop(submission.answer.send(Ok(own)));
+            }
+        }
+        Err(error) if batch.len() == 1 => {
+            tracing::error!(%error, "the database refuses a row");
+            for submission in batch {
+                drop(submission.answer.send(Err(error.clone())));
+            }
+        }
+        Err(_) => {
+            for submission in batch {
+                Box::pin(commit(vec![submission], reachable, write)).await;
+            }
+        }
+    }
+}
+
+async fn until_reachable<T, R, F, W>(
+    items: Vec<T>,
+    reachable: &watch::Sender<bool>,
+    write: &W,
+) -> Result<Vec<R>, StoreError>
+where
+    T: Clone,
+    F: Future<Output = Result<Vec<R>, StoreError>>,
+    W: Fn(Vec<T>) -> F,
+{
+    loop {
+        match write(items.clone()).await {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => {
+                note(reachable, Some(&error));
+                tokio::time::sleep(RETRY).await;
+            }
+            other => {
+                note(reachable, None);
+                return other;
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What every bot of this worker shares.
+
+use std::sync::Arc;
+
+use openclaw_common::bot::Bots;
+use openclaw_common::config::Config;
+use openclaw_common::queue::Queue;
+use openclaw_common::quota::Quota;
+use openclaw_common::seal::KeyRing;
+use openclaw_common::store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::commit::Commits;
+use crate::feishu::Client;
+use crate::pulse::Pulse;
+
+/// The shared parts of a worker process.
+pub(crate) struct Engine {
+    pub(crate) config: Arc<Config>,
+    pub(crate) bots: Bots,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) commits: Commits,
+    pub(crate) quota: Quota,
+    pub(crate) feishu: Client,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) pulse: Pulse,
+    /// Every task of the worker, so that none is orphaned.
+    pub(crate) tracker: TaskTracker,
+    /// Start nothing new.
+    pub(crate) drain: CancellationToken,
+}

@@ -1,0 +1,284 @@
+//! A received event as handlers see it.
+
+use std::sync::Arc;
+
+use openclaw_common::envelope::Envelope;
+use serde::Deserialize;
+
+use crate::action::Action;
+
+/// The type of a received message.
+const MESSAGE: &str = "im.message.receive_v1";
+
+/// An event, parsed once. Its type comes from the envelope, where ingest has already told v2 from v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Feishu's type, such as `im.message.receive_v1`.
+    pub event_type: Arc<str>,
+    /// The message, of `im.message.receive_v1`; all other events have none.
+    pub message: Option<Message>,
+}
+
+/// A message somebody sent where the bot can see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `om_…`
+    pub message_id: String,
+    /// `oc_…`
+    pub chat_id: String,
+    /// `p2p` or `group`; empty when Feishu does not say.
+    pub chat_type: String,
+    /// `text`, `post`, `image`, … An open list.
+    pub message_type: String,
+    /// The content as received: JSON text.
+    pub content: String,
+    /// The words of a text message, with Feishu's `@_user_N` where somebody is mentioned; `None` for other types and for
+    /// content that is not `{"text": …}`.
+    pub text: Option<String>,
+    /// Who is mentioned.
+    pub mentions: Vec<Mention>,
+    /// Who sent it.
+    pub sender: Sender,
+}
+
+/// Who sent a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// `ou_…`, the person within this app; empty when Feishu does not say.
+    pub open_id: String,
+    /// `user` for a person. An open list; empty when Feishu does not say.
+    pub kind: String,
+}
+
+/// Somebody mentioned in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mention {
+    /// What stands for it in the text: `@_user_1`, `@_all`.
+    pub key: String,
+    /// The name people see.
+    pub name: String,
+}
+
+/// The body is not what its type promises. Feishu's fault or ours, and the same at every try: do not retry.
+#[derive(Debug, thiserror::Error)]
+#[error("the event is not readable as `{event_type}`: {reason}")]
+pub struct EventError {
+    event_type: Arc<str>,
+    reason: serde_json::Error,
+}
+
+impl Event {
+    /// Parses an envelope's (opened) body. Unknown fields and event types are no errors; a message without its id is one.
+    ///
+    /// # Errors
+    /// When the body is not JSON or lacks what every event of its type has.
+    pub fn parse(envelope: &Envelope, body: &[u8]) -> Result<Self, EventError> {
+        let event_type = envelope.event_type.clone();
+        if &*event_type != MESSAGE {
+            return Ok(Self {
+                event_type,
+                message: None,
+            });
+        }
+        match serde_json::from_slice::<Body>(body) {
+            Ok(body) => Ok(Self {
+                event_type,
+                message: Some(body.event.into_message(&envelope.chat)),
+            }),
+            Err(reason) => Err(EventError { event_type, reason }),
+        }
+    }
+
+    /// A plain text in answer to this event, where there is a message to answer.
+    #[must_use]
+    pub fn reply_text(&self, text: &str) -> Option<Action> {
+        let (message, _) = self.text_from_user()?;
+        Some(Action::Reply {
+            message_id: message.message_id.clone(),
+            chat: message.chat_id.clone(),
+            msg_type: "text".to_owned(),
+            content: serde_json::json!({ "text": text }).to_string(),
+            in_thread: false,
+        })
+    }
+
+    /// The message, when it is text and a person wrote it: what conversational handlers answer. Never a bot's message,
+    /// else two bots in one group answer each other for ever.
+    #[must_use]
+    pub fn text_from_user(&self) -> Option<(&Message, &str)> {
+        let message = self.message.as_ref().filter(|message| message.sender.kind == "user")?;
+        Some((message, message.text.as_deref()?))
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    event: Received,
+}
+
+#[derive(Deserialize)]
+struct Received {
+    sender: Option<ReceivedSender>,
+    message: ReceivedMessage,
+}
+
+#[derive(Deserialize)]
+struct ReceivedSender {
+    sender_id: Option<SenderId>,
+    sender_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SenderId {
+    open_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ReceivedMessage {
+    message_id: String,
+    chat_id: Option<String>,
+    chat_type: Option<String>,
+    message_type: String,
+    content: Option<String>,
+    mentions: Option<Vec<ReceivedMention>>,
+}
+
+#[derive(Deserialize)]
+struct ReceivedMention {
+    key: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TextContent {
+    text: String,
+}
+
+impl Received {
+    fn into_message(self, lane: &str) -> Message {
+        let sender = self.sender.map_or_else(Sender::default, |sender| Sender {
+            open_id: sender.sender_id.and_then(|id| id.open_id).unwrap_or_default(),
+            kind: sender.sender_type.unwrap_or_default(),
+        });
+        let content = self.message.content.unwrap_or_default();
+        let text = (self.message.message_type == "text")
+            .then(|| serde_json::from_str::<TextContent>(&content).ok())
+            .flatten()
+            .map(|content| content.text);
+        let mentions = self.message.mentions.unwrap_or_default().into_iter();
+        Message {
+            message_id: self.message.message_id,
+            chat_id: self.message.chat_id.unwrap_or_else(|| lane.to_owned()),
+            chat_type: self.message.chat_type.unwrap_or_default(),
+            message_type: self.message.message_type,
+            content,
+            text,
+            mentions: mentions
+                .filter_map(|mention| {
+                    Some(Mention {
+                        key: mention.key?,
+                        name: mention.name.unwrap_or_default(),
+                    })
+                })
+                .collect(),
+            sender,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use openclaw_common::bot::BotId;
+    use openclaw_common::envelope::EventKey;
+
+    use super::*;
+
+    fn parse(event_type: &str, body: &str) -> Result<Event, EventError> {
+        let envelope = Envelope {
+            key: EventKey::new("cli_1", "om_1"),
+            bot: BotId::new("bot1").unwrap(),
+            event_type: event_type.into(),
+            chat: "oc_lane".into(),
+            tenant: "".into(),
+            created_ms: 0,
+            received_ms: 0,
+            traceparent: None,
+            body: bytes::Bytes::copy_from_slice(body.as_bytes()),
+        };
+        Event::parse(&envelope, body.as_bytes())
+    }
+
+    /// A reply in a thread of a group, with a mention, as the platform documents it; some fields are of the future.
+    const GROUP: &str = r#"{"schema":"2.0","header":{"event_id":"e1","event_type":"im.message.receive_v1","token":"v"},
+        "event":{"sender":{"sender_id":{"union_id":"on_a","user_id":null,"open_id":"ou_sender"},"sender_type":"user","tenant_key":"t"},
+        "message":{"message_id":"om_1","root_id":"om_0","chat_id":"oc_group","thread_id":"omt_1","chat_type":"group",
+        "message_type":"text","content":"{\"text\":\"@_user_1 stock of SKU 42?\"}","lark_agent_context":{"x":[]},
+        "mentions":[{"key":"@_user_1","id":{"open_id":"ou_bot"},"name":"StockBot","mentioned_type":"bot"}]}}}"#;
+
+    #[test]
+    fn a_documented_message_is_read_in_full() {
+        let event = parse("im.message.receive_v1", GROUP).unwrap();
+        let (message, text) = event.text_from_user().unwrap();
+        assert_eq!(text, "@_user_1 stock of SKU 42?");
+        assert_eq!(message.content, r#"{"text":"@_user_1 stock of SKU 42?"}"#);
+        assert_eq!(
+            (
+                &*message.message_id,
+                &*message.chat_id,
+                &*message.chat_type,
+                &*message.sender.open_id
+            ),
+            ("om_1", "oc_group", "group", "ou_sender")
+        );
+        assert_eq!(message.mentions[0].name, "StockBot");
+    }
+
+    #[test]
+    fn what_feishu_leaves_out_or_sets_to_null_is_no_error() {
+        let bare =
+            r#"{"event":{"sender":null,"message":{"message_id":"om_1","message_type":"image","mentions":null}}}"#;
+        let event = parse("im.message.receive_v1", bare).unwrap();
+        assert!(event.text_from_user().is_none());
+        let message = event.message.unwrap();
+        assert_eq!(message.chat_id, "oc_lane", "the envelope's lane stands in");
+        assert_eq!(message.sender, Sender::default());
+    }
+
+    #[test]
+    fn only_a_persons_text_is_text_from_a_user() {
+        let bot = GROUP.replace(r#""sender_type":"user""#, r#""sender_type":"app""#);
+        let post = GROUP.replace(r#""message_type":"text""#, r#""message_type":"post""#);
+        let odd = GROUP.replace(r#"{\"text\":\"@_user_1 stock of SKU 42?\"}"#, "no JSON");
+        for body in [bot, post, odd] {
+            assert!(
+                parse("im.message.receive_v1", &body)
+                    .unwrap()
+                    .text_from_user()
+                    .is_none(),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_events_have_no_message_whatever_their_body() {
+        let v1 = r#"{"uuid":"u","token":"t","ts":"1.5","type":"event_callback","event":{"type":"p2p_chat_create"}}"#;
+        assert_eq!(parse("p2p_chat_create", v1).unwrap().message, None);
+        let flat = r#"{"event":{"message":"a string here"}}"#;
+        assert_eq!(parse("some.future_v9", flat).unwrap().message, None);
+    }
+
+    #[test]
+    fn a_message_event_without_a_message_is_an_error_that_names_the_type() {
+        for body in [
+            "",
+            "[]",
+            r#"{"event":{}}"#,
+            r#"{"event":{"message":{"message_type":"text"}}}"#,
+        ] {
+            let error = parse("im.message.receive_v1", body).unwrap_err().to_string();
+            assert!(error.contains("im.message.receive_v1"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! One event, from its row to its end: handler, plan, sends, outcome.
+//!
+//! Every step is a guarded commit, and every await may be the last thing this process does: the case table in
+//! `ARCHITECTURE.md` says what the next owner finds. Three commits carry an undisturbed event: taken up (by the runner),
+//! planned (before the first send), finished (before the acknowledgement).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openclaw_common::bot::Bot;
+use openclaw_common::config::{OnStale, Order};
+use openclaw_common::queue::Receipt;
+use openclaw_common::quota::Refused;
+use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
+use openclaw_common::{action_uuid, backoff, telemetry, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::action::{Action, Plan};
+use crate::commit::CommitError;
+use crate::engine::Engine;
+use crate::event::Event;
+use crate::feishu::{Outcome, Scope};
+use crate::handler::{Handler, HandlerError};
+use crate::levels;
+use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
+
+/// Handler starts without an end that make an event poison: each one was a crash of the process.
+const POISON_STARTS: u32 = 3;
+/// A handler that takes longer has failed (`reliability.md` D8).
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
+const TOO_LATE: &str = "Sorry, this message could not be answered in time.";
+
+/// An event that a lane runs.
+pub(crate) struct Work {
+    pub(crate) row: Row,
+    /// The delivery that brought it; events from the waiting room have none.
+    pub(crate) receipt: Option<Receipt>,
+    /// Whether taking it up has already counted its handler's start.
+    pub(crate) started: bool,
+}
+
+/// How it ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its row is terminal, or somebody else's by now.
+    Settled,
+    /// Its row waits in the Store.
+    Waiting {
+        /// Later events of the chat wait behind it.
+        hold: bool,
+    },
+    /// The row has another owner and the delivery is still ours: look at the row again.
+    Lost,
+    /// Stopped on the way; the next owner goes on.
+    Stopped,
+}
+
+/// What an event needs while it runs.
+pub(crate) struct Run {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) bot: Arc<Bot>,
+    pub(crate) handler: Arc<dyn Handler>,
+    /// Bounds the bot's running handlers (`server.workers`).
+    pub(crate) handlers: Arc<tokio::sync::Semaphore>,
+    /// One suspect of being poison at a time.
+    pub(crate) quarantine: Arc<tokio::sync::Semaphore>,
+    /// Ends waits; a request on the wire and its commit are always finished.
+    pub(crate) stop: CancellationToken,
+    /// [`crate::pulse::Pulse::freezes`] when the attachment began.
+    pub(crate) freezes: u64,
+}
+
+/// Why a run cannot go on by itself.
+enum Interrupt {
+    Stopped,
+    Lost,
+}
+
+type Flow<T> = Result<T, Interrupt>;
+
+impl From<CommitError> for Interrupt {
+    fn from(error: CommitError) -> Self {
+        // A refused row was logged where the batch was split; leaving the event to its next owner loses nothing.
+        match error {
+            CommitError::Stopped | CommitError::Refused(_) => Self::Stopped,
+        }
+    }
+}
+
+impl Run {
+    /// Runs the event and acknowledges its delivery once its end is committed.
+    pub(crate) async fn run(&self, work: &mut Work) -> End {
+        let end = match self.course(&work.row, work.started).await {
+            Ok(end) => end,
+            Err(Interrupt::Stopped) => End::Stopped,
+            Err(Interrupt::Lost) if work.receipt.is_some() => End::Lost,
+            Err(Interrupt::Lost) => End::Settled,
+        };
+        if matches!(end, End::Settled | End::Waiting { .. })
+            && let Some(receipt) = work.receipt.take()
+        {
+            receipt.ack();
+        }
+        end
+    }
+
+    /// Puts an event that has not run into the waiting room: it has to wait behind another one of its chat.
+    pub(crate) async fn park(&self, work: &mut Work) -> End {
+        let wait = Wait {
+            actions: Vec::new(),
+            due_in: Duration::ZERO,
+            attempt: work.row.attempt,
+            hold: true,
+            failure: None,
+        };
+        match self.commit(&work.row, Step::Wait(wait)).await {
+            Ok(()) => {
+                if let Some(receipt) = work.receipt.take() {
+                    receipt.ack();
+                }
+                End::Waiting { hold: true }
+            }
+            Err(Interrupt::Lost) if work.receipt.is_some() => End::Lost,
+            Err(Interrupt::Lost) => End::Settled,
+            Err(Interrupt::Stopped) => End::Stopped,
+        }
+    }
+
+    async fn course(&self, row: &Row, started: bool) -> Flow<End> {
+        if let Some(end) = self.stale(row).await? {
+            return Ok(end);
+        }
+        let (plan, first_send) = match &row.plan {
+            Some(bytes) => match self
+                .open(row, bytes)
+                .and_then(|open| Plan::decode(&open).map_err(|error| error.to_string()))
+            {
+                Ok(plan) => (plan, false),
+                Err(error) => return self.die(row, Vec::new(), "unreadable", None, error).await,
+            },
+            None => match self.make_plan(row, started).await? {
+                Made::Plan(plan) => (plan, true),
+                Made::End(end) => return Ok(end),
+            },
+        };
+        self.carry_out(row, &plan, first_send).await
+    }
+
+    /// `message.max_age`: a late answer is often worse than none. What was partly sent is carried through.
+    async fn stale(&self, row: &Row) -> Flow<Option<End>> {
+        let policy = &self.bot.message;
+        let age = Duration::from_millis(u64::try_from(row.age_ms).unwrap_or(0));
+        let touched = row.actions.iter().any(|action| action.first_tried_ms_ago.is_some());
+        if age <= policy.max_age || touched || row.replay_generation > 0 {
+            return Ok(None);
+        }
+        match policy.on_stale {
+            OnStale::DeadLetter => {
+                let error = format!("older than message.max_age ({} s)", policy.max_age.as_secs());
+                self.die(row, Vec::new(), "stale", None, error).await.map(Some)
+            }
+            OnStale::Drop => self.finish(row, Vec::new()).await.map(Some),
+            // An event that has a plan already would get a second one; its own answer is late but whole.
+            OnStale::Reply if row.plan.is_some() => Ok(None),
+            OnStale::Reply => {
+                let plan = match self.event(row) {
+                    Ok(event) => event.reply_text(TOO_LATE).map_or_else(Plan::default, Plan::one),
+                    Err(_) => Plan::default(),
+                };
+                if plan.actions.is_empty() {
+                    return self.finish(row, Vec::new()).await.map(Some);
+                }
+                match self.commit_plan(row, &plan).await? {
+                    Some(end) => Ok(Some(end)),
+                    None => self.carry_out(row, &plan, true).await.map(Some),
+                }
+            }
+        }
+    }
+
+    async fn make_plan(&self, row: &Row, started: bool) -> Flow<Made> {
+        let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
+        if earlier_starts >= POISON_STARTS {
+            let error = format!("its handler took the process down {earlier_starts} times");
+            return self.die(row, Vec::new(), "poison", None, error).await.map(Made::End);
+        }
+        // A suspect runs alone, so that what it takes down with it is not suspected in its turn.
+        let _alone = if earlier_starts > 0 {
+            Some(self.permit(&self.quarantine).await?)
+        } else {
+            None
+        };
+        let running = self.permit(&self.handlers).await?;
+        let event = match self.event(row) {
+            Ok(event) => event,
+            Err(error) => {
+                return self
+                    .die(row, Vec::new(), "unreadable", None, error)
+                    .await
+                    .map(Made::End);
+            }
+        };
+        if !started {
+            self.commit(row, Step::Start).await?;
+        }
+        let begun = Instant::now();
+        let planned = self.handle(event).await?;
+        telemetry::HANDLER_SECONDS.record(begun.elapsed());
+        drop(running);
+        match planned {
+            Ok(plan) if plan.actions.is_empty() => self.finish(row, Vec::new()).await.map(Made::End),
+            Ok(plan) => Ok(match self.commit_plan(row, &plan).await? {
+                Some(end) => Made::End(end),
+                None => Made::Plan(plan),
+            }),
+            Err(error) => self.handler_failed(row, error).await.map(Made::End),
+        }
+    }
+
+    /// Runs the handler in a task of its own: its panic is its failure, not the lane's.
+    async fn handle(&self, event: Event) -> Flow<Result<Plan, HandlerError>> {
+        let handler = self.handler.clone();
+        let mut task = self.engine.tracker.spawn(async move { handler.plan(&event).await });
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task) => ended,
+            () = self.stop.cancelled() => {
+                task.abort();
+                return Err(Interrupt::Stopped);
+            }
+        };
+        Ok(match ended {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => Err(HandlerError::Retry(format!("the handler panicked: {panic}"))),
+            Err(_) => {
+                task.abort();
+                Err(HandlerError::Retry(format!(
+                    "the handler did not end within {} s",
+                    HANDLER_TIMEOUT.as_secs()
+                )))
+            }
+        })
+    }
+
+    async fn handler_failed(&self, row: &Row, error: HandlerError) -> Flow<End> {
+        let attempt = row.attempt + 1;
+        let error = match error {
+            HandlerError::Retry(error) if attempt < self.bot.message.retry.max_attempts => error,
+            HandlerError::Retry(error) | HandlerError::Refused(error) => {
+                return self.die(row, Vec::new(), "handler", None, error).await;
+            }
+        };
+        tracing::warn!(event = %row.envelope.key, attempt, error, "the handler failed; it is tried again later");
+        let due_in = backoff::delay(&self.bot.message.retry, attempt);
+        self.wait(row, Vec::new(), due_in, attempt, Some(("handler", None, error)))
+            .await
+    }
+
+    /// Commits a plan; answers the event's end when that cannot be.
+    async fn commit_plan(&self, row: &Row, plan: &Plan) -> Flow<Option<End>> {
+        let actions = plan
+            .actions
+            .iter()
+            .enumerate()
+            .map(|(index, action)| NewAction {
+                kind: action.kind(),
+                target: action.target().to_owned(),
+                uuid: action_uuid::action_uuid(&row.envelope.key, index_u32(index), action.kind(), 0),
+                tried: index == 0,
+            })
+            .collect();
+        match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
+            Ok(plan) => self.commit(row, Step::Plan { plan, actions }).await.map(|()| None),
+            Err(error) => self
+                .die(row, Vec::new(), "handler", None, error.to_string())
+                .await
+                .map(Some),
+        }
+    }
+
+    async fn carry_out(&self, row: &Row, plan: &Plan, first_send: bool) -> Flow<End> {
+        let mut sent = Vec::new();
+        for (index, action) in plan.actions.iter().enumerate() {
+            let index = index_u32(index);
+            let stored = row.actions.iter().find(|stored| stored.index == index);
+            if stored.is_some_and(|stored| stored.state == ActionState::Sent) {
+                continue;
+            }
+            let mut attempt = ActionRun {
+                run: self,
+                row,
+                action,
+                index,
+                uuid: stored.map_or_else(
+                    || action_uuid::action_uuid(&row.envelope.key, index, action.kind(), 0),
+                    |stored| stored.uuid.clone(),
+                ),
+                first_tried: stored
+                    .and_then(|stored| stored.first_tried_ms_ago)
+                    .map(|ago| Duration::from_millis(u64::try_from(ago).unwrap_or(0))),
+                counted: first_send && index == 0,
+                refused: stored.is_some_and(|stored| stored.refused_before),
+                tries: 0,
+                since: Instant::now(),
+            };
+            match attempt.send().await? {
+                Sent::Done(outcome) => {
+                    sent.push(outcome);
+                    if usize::try_from(index + 1).is_ok_and(|next| next < plan.actions.len()) {
+                        self.commit(row, Step::Progress(std::mem::take(&mut sent))).await?;
+                    }
+                }
+                Sent::End(end) => return Ok(end),
+            }
+        }
+        let waited = time::now_ms().saturating_sub(row.envelope.received_ms);
+        telemetry::ANSWER_SECONDS.record(Duration::from_millis(u64::try_from(waited).unwrap_or(0)));
+        self.finish(row, sent).await
+    }
+
+    fn event(&self, row: &Row) -> Result<Event, String> {
+        let body = self.open(row, &row.envelope.body)?;
+        Event::parse(&row.envelope, &body).map_err(|error| error.to_string())
+    }
+
+    fn open(&self, row: &Row, bytes: &Bytes) -> Result<Bytes, String> {
+        self.engine
+            .keys
+            .open(&row.envelope.key, bytes)
+            .map_err(|error| error.to_string())
+    }
+
+    async fn finish(&self, row: &Row, actions: Vec<ActionOutcome>) -> Flow<End> {
+        self.commit(row, Step::Finish(actions)).await?;
+        Ok(End::Settled)
+    }
+
+    async fn wait(
+        &self,
+        row: &Row,
+        actions: Vec<ActionOutcome>,
+        due_in: Duration,
+        attempt: u32,
+        failure: Option<(&'static str, Option<i64>, String)>,
+    ) -> Flow<End> {
+        let hold = self.bot.message.order == Order::Strict;
+        self.commit(
+            row,
+            Step::Wait(Wait {
+                actions,
+                due_in,
+                attempt,
+                hold,
+                failure,
+            }),
+        )
+        .await?;
+        Ok(End::Waiting { hold })
+    }
+
+    async fn die(
+        &self,
+        row: &Row,
+        actions: Vec<ActionOutcome>,
+        class: &'static str,
+        code: Option<i64>,
+        error: String,
+    ) -> Flow<End> {
+        tracing::error!(event = %row.envelope.key, bot = %self.bot.id, class, code, %error, "event given up: see the dead letters");
+        self.commit(
+            row,
+            Step::Die {
+                actions,
+                class,
+                code,
+                error,
+            },
+        )
+        .await?;
+        telemetry::DEAD_LETTERS.add(class);
+        Ok(End::Settled)
+    }
+
+    async fn commit(&self, row: &Row, step: Step) -> Flow<()> {
+        let change = Change {
+            key: row.envelope.key.clone(),
+            fence: row.fence,
+            step,
+        };
+        if self.engine.commits.apply(change).await? {
+            Ok(())
+        } else {
+            Err(Interrupt::Lost)
+        }
+    }
+
+    async fn permit<'a>(&self, semaphore: &'a tokio::sync::Semaphore) -> Flow<tokio::sync::SemaphorePermit<'a>> {
+        tokio::select! {
+            permit = semaphore.acquire() => permit.map_err(|_| Interrupt::Stopped),
+            () = self.stop.cancelled() => Err(Interrupt::Stopped),
+        }
+    }
+
+    async fn pause(&self, pause: Duration) -> Flow<()> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.stop.cancelled() => Err(Interrupt::Stopped),
+        }
+    }
+}
+
+enum Made {
+    Plan(Plan),
+    End(End),
+}
+
+enum Sent {
+    Done(ActionOutcome),
+    End(End),
+}
+
+/// One action on its way.
+struct ActionRun<'a> {
+    run: &'a Run,
+    row: &'a Row,
+    action: &'a Action,
+    index: u32,
+    uuid: String,
+    /// How long ago it was first tried, when it was taken up.
+    first_tried: Option<Duration>,
+    /// Whether the plan's commit has counted this try.
+    counted: bool,
+    /// Whether the last answer was a definite refusal: no copy exists.
+    refused: bool,
+    tries: u32,
+    since: Instant,
+}
+
+impl ActionRun<'_> {
+    async fn send(&mut self) -> Flow<Sent> {
+        let (engine, policy) = (&self.run.engine, &self.run.bot.message);
+        let mut tries = Tries {
+            attempts: self.row.attempt,
+            ..Tries::default()
+        };
+        let mut waited = Duration::ZERO;
+        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
+            let error = "its outcome is unknown and the uuid's hour is over".to_owned();
+            return self.unknown(None, error).await;
+        }
+        loop {
+            if !std::mem::take(&mut self.counted) {
+                self.run.commit(self.row, Step::Try { index: self.index }).await?;
+            }
+            // A token first: buying one can take longer than a slot is good for.
+            let outcome = match engine.feishu.prepare(&self.run.bot).await {
+                Ok(()) => {
+                    if let Some(wait) = self.slot().await? {
+                        let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                        return self
+                            .run
+                            .wait(self.row, actions, wait, tries.attempts, None)
+                            .await
+                            .map(Sent::End);
+                    }
+                    self.tries += 1;
+                    engine.feishu.send(&self.run.bot, self.action, &self.uuid).await
+                }
+                Err(outcome) => outcome,
+            };
+            telemetry::SENDS.add(outcome.class());
+            match outcome {
+                Outcome::Limited { .. } => tries.limits += 1,
+                _ => tries.attempts += 1,
+            }
+            tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
+            let verdict = verdict::judge(&outcome, tries, policy);
+            self.refused = !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            match verdict {
+                Verdict::Sent { message_id } => {
+                    return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
+                }
+                Verdict::TakenAsSent => return Ok(Sent::Done(self.outcome(ActionState::Sent, outcome.code(), None))),
+                Verdict::Pause(pause) => {
+                    self.pause_level(&outcome, pause).await;
+                    if pause > LONG_PAUSE {
+                        let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
+                        return self
+                            .run
+                            .wait(self.row, actions, pause, tries.attempts, failure(&outcome))
+                            .await
+                            .map(Sent::End);
+                    }
+                }
+                Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
+                    waited += wait;
+                    self.run.pause(wait).await?;
+                }
+                Verdict::Retry(wait) => {
+                    let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
+                    return self
+                        .run
+                        .wait(self.row, actions, wait, tries.attempts, failure(&outcome))
+                        .await
+                        .map(Sent::End);
+                }
+                Verdict::Dead { unknown: true, .. } => {
+                    return self.unknown(outcome.code(), outcome.message().to_owned()).await;
+                }
+                Verdict::Dead { class, unknown: false } => {
+                    let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
+                    let (code, error) = (outcome.code(), outcome.message().to_owned());
+                    return self.run.die(self.row, actions, class, code, error).await.map(Sent::End);
+                }
+            }
+        }
+    }
+
+    /// Nobody can tell whether a message is visible: the bot's policy decides.
+    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Sent> {
+        match verdict::unknown(self.run.bot.message.on_unknown) {
+            Verdict::TakenAsSent => Ok(Sent::Done(self.outcome(ActionState::Sent, code, None))),
+            _ => {
+                let actions = vec![self.outcome(ActionState::Unknown, code, None)];
+                self.run
+                    .die(self.row, actions, "ambiguous", code, error)
+                    .await
+                    .map(Sent::End)
+            }
+        }
+    }
+
+    /// Waits for a slot at every level, and for everything else without which nothing may be sent. Answers a wait that is
+    /// too long for memory.
+    async fn slot(&self) -> Flow<Option<Duration>> {
+        let engine = &self.run.engine;
+        let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
+        let begun = Instant::now();
+        loop {
+            tokio::select! {
+                () = engine.commits.reachable() => {}
+                () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
+            }
+            match engine.quota.acquire(&levels, &self.run.stop).await {
+                Ok(_) => {}
+                Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
+                Err(Refused::Park(wait)) => return Ok(Some(wait)),
+            }
+            if engine.pulse.freezes() != self.run.freezes {
+                return Err(Interrupt::Stopped);
+            }
+            // The database may have gone while the slot was waited for; then the slot is spent in vain.
+            if engine.commits.is_reachable() {
+                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
+        let Outcome::Limited { scope, .. } = outcome else {
+            return;
+        };
+        let key = match scope {
+            Scope::App => levels::bot_key(&self.run.bot),
+            Scope::Chat => levels::chat_key(&self.row.envelope.chat),
+        };
+        tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
+        self.run.engine.quota.pause(&key, pause).await;
+    }
+
+    fn outcome(&self, state: ActionState, code: Option<i64>, message_id: Option<String>) -> ActionOutcome {
+        ActionOutcome {
+            index: self.index,
+            state,
+            message_id,
+            code,
+            refused: self.refused,
+            tries: self.tries,
+        }
+    }
+}
+
+/// What the row says about its last failure.
+fn failure(outcome: &Outcome) -> Option<(&'static str, Option<i64>, String)> {
+    Some((outcome.class(), outcome.code(), outcome.message().to_owned()))
+}
+
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
