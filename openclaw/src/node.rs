@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) bots: Bots,
     pub(crate) seams: Seams,
-    pub(crate) key_ring: Arc<KeyRing>,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) health: Health,
     /// Unique a process: host and process id.
     pub(crate) id: String,
@@ -97,7 +97,7 @@ impl Node {
         tasks: TaskTracker,
     ) -> Result<Self, Failure> {
         telemetry::install();
-        let key_ring = match &config.encryption {
+        let keys = match &config.encryption {
             Some(encryption) => KeyRing::new(encryption).map_err(Failure::usage)?,
             None => KeyRing::default(),
         };
@@ -118,7 +118,7 @@ impl Node {
             config,
             bots,
             seams,
-            key_ring: Arc::new(key_ring),
+            keys: Arc::new(keys),
             health,
             id: instance(),
             background,
