@@ -6,9 +6,9 @@ use crate::cache::Cache;
 use crate::caches::memory::Memory;
 use crate::caches::redis::Redis;
 use crate::config::{Backend, Database};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDirError, DataDirLock};
 use crate::queue::Queue;
-use crate::queues::rabbitmq::RabbitMq;
+use crate::queues::rabbitmq::{Options, RabbitMq};
 use crate::queues::sqlite::SqliteQueue;
 use crate::sqlite::Sqlite;
 use crate::store::{Store, StoreError};
@@ -27,7 +27,7 @@ pub struct Seams {
     /// What the servers behind the seams are called in health reports.
     pub names: Names,
     /// Keeps a second process off the data folder.
-    _lock: Option<Arc<DataDir>>,
+    _lock: Option<Arc<DataDirLock>>,
 }
 
 /// What the servers behind the seams are called.
@@ -55,14 +55,14 @@ pub enum BackendError {
     Address(String),
 }
 
-/// Opens the configured backends. Distributed ones connect in the background and need not be up.
+/// Opens the configured backends for the process `name`. Distributed ones connect in the background and need not be up.
 ///
 /// # Errors
 /// When an address is unusable or the data folder belongs to another process.
-pub async fn open(backend: &Backend, database: &Database) -> Result<Seams, BackendError> {
+pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<Seams, BackendError> {
     match backend {
         Backend::Embedded { data_dir } => {
-            let lock = DataDir::lock(data_dir)?;
+            let lock = DataDirLock::take(data_dir)?;
             let file = Sqlite::open(&lock.path().join("openclaw.db")).await?;
             Ok(Seams {
                 queue: Arc::new(SqliteQueue::new(file.clone())),
@@ -73,7 +73,7 @@ pub async fn open(backend: &Backend, database: &Database) -> Result<Seams, Backe
             })
         }
         Backend::Distributed { amqp_url, redis_url, database_url } => Ok(Seams {
-            queue: Arc::new(RabbitMq::connect(amqp_url).map_err(|error| BackendError::Address(error.to_string()))?),
+            queue: Arc::new(RabbitMq::connect(amqp_url, Options::named(name)).map_err(|error| BackendError::Address(error.to_string()))?),
             store: Arc::new(Postgres::connect(database_url, database)?),
             cache: Arc::new(Redis::connect(redis_url).map_err(|error| BackendError::Address(error.to_string()))?),
             names: Names { queue: "rabbitmq", store: "postgresql", cache: "redis" },

@@ -118,7 +118,10 @@ mod tests {
         let (shortest, longest) = (Duration::from_millis(100), Duration::from_millis(1500));
         let mut reconnect = Reconnect::new(shortest, longest);
         let waits: Vec<Duration> = (0..200).map(|_| reconnect.wait()).collect();
-        assert!(waits.iter().all(|wait| (shortest..=longest).contains(wait)), "{waits:?}");
+        assert!(
+            waits.iter().all(|wait| (shortest..=longest).contains(wait)),
+            "{waits:?}"
+        );
         assert!(waits.iter().any(|wait| *wait > longest / 2), "the waits never grow");
         reconnect.reset();
         assert!(reconnect.wait() <= shortest * 2);

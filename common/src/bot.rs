@@ -36,6 +36,12 @@ impl BotId {
         }
     }
 
+    /// The bot of a message that does not say whose it is.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self("unknown".into())
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,7 +2,7 @@
 //! its section.
 //!
 //! A folder is read once into a snapshot of its text, each text into a tree of nodes that know their lines, the
-//! environment is laid over the node's tree, and each section takes its keys from the tree. [`load`] does this for a
+//! environment is laid over the node's tree, and each section takes its keys from the tree. [`load()`] does this for a
 //! process that starts, [`follow`] for one that runs.
 
 mod environment;
@@ -27,9 +27,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use environment::Environment;
+pub use key_material::new_key;
 pub use load::{Loaded, load};
 pub use mistake::{Mistake, Mistakes};
 pub use watch::follow;
+
+/// A duration as the configuration writes it: an integer with `ms`, `s`, `m`, `h` or `d`; at least 1 ms.
+///
+/// # Errors
+/// The end of the sentence "`text` …".
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    scalar::duration(Duration::from_millis(1))(text)
+}
 
 use crate::bot::BotId;
 use crate::secret::Secret;

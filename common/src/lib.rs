@@ -21,6 +21,7 @@
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
+pub mod action_uuid;
 pub mod backoff;
 pub mod bot;
 pub mod cache;
@@ -32,8 +33,8 @@ pub mod envelope;
 pub mod health;
 pub mod queue;
 pub mod queues;
-pub mod seal;
 pub mod quota;
+pub mod seal;
 pub mod secret;
 pub mod serve;
 pub mod sqlite;

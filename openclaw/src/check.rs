@@ -19,18 +19,34 @@ pub(crate) async fn run(arguments: Check) -> Result<(), Failure> {
         print::line(&format!("warning: {sentence}"));
     }
     let names: Vec<&str> = loaded.bots.iter().map(|bot| bot.id.as_str()).collect();
-    print::line(&format!("{}: the configuration is valid; bots: {}", folder.display(), list(&names)));
+    print::line(&format!(
+        "{}: the configuration is valid; bots: {}",
+        folder.display(),
+        list(&names)
+    ));
     if arguments.offline {
         return Ok(());
     }
-    let seams = backend::open(&loaded.config.backend, &loaded.config.database)
+    let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
         .await
         .map_err(node::backend_failure)?;
-    let Seams { queue, store, cache, names, .. } = &seams;
+    let Seams {
+        queue,
+        store,
+        cache,
+        names,
+        ..
+    } = &seams;
     let answers = [
         (names.queue, within(link_up(queue.as_ref())).await),
-        (names.cache, within(async { cache.ping().await.map_err(|error| error.to_string()) }).await),
-        (names.store, within(async { store.ready().await.map_err(|error| error.to_string()) }).await),
+        (
+            names.cache,
+            within(async { cache.ping().await.map_err(|error| error.to_string()) }).await,
+        ),
+        (
+            names.store,
+            within(async { store.ready().await.map_err(|error| error.to_string()) }).await,
+        ),
     ];
     queue.close().await;
     let mut unreachable = Vec::new();
@@ -40,11 +56,19 @@ pub(crate) async fn run(arguments: Check) -> Result<(), Failure> {
             Err(error) => unreachable.push(format!("{name}: {error}")),
         }
     }
-    if unreachable.is_empty() { Ok(()) } else { Err(Failure::unreachable(unreachable.join("\n"))) }
+    if unreachable.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::unreachable(unreachable.join("\n")))
+    }
 }
 
 fn list(names: &[&str]) -> String {
-    if names.is_empty() { "none yet".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none yet".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 async fn link_up(queue: &dyn Queue) -> Result<(), String> {

@@ -8,7 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Answers the events of many Feishu/Lark bots: never loses one, answers each once, keeps every bot inside its quota.
 #[derive(Debug, Parser)]
-#[command(name = "openclaw", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(
+    name = "openclaw",
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

@@ -15,8 +15,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use openclaw_common::bot::{BotSet, Bots};
 use openclaw_common::config::{Backend, Config, Log};
 use openclaw_common::telemetry;
-use openclaw_sim::{Options, Sim};
 use openclaw_sim::push::{PushOptions, Pusher};
+use openclaw_sim::{Options, Sim};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,18 +36,29 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     let stop = signals::stop_token().map_err(|error| anyhow::anyhow!("no stop signals: {error}"))?;
     let folder = DataFolder::new(arguments.keep)?;
-    let log = Log { level: "error".to_owned(), ..Log::default() };
+    let log = Log {
+        level: "error".to_owned(),
+        ..Log::default()
+    };
     telemetry::init_logs(&log, "demo").map_err(Failure::usage)?;
 
     let feishu = loopback().await?;
     let webhook = loopback().await?;
     let scene = Scene::new(&node::address(&feishu));
-    let sim = Sim::new(&Options { apps: scene.credentials(), ..Options::default() });
+    let sim = Sim::new(&Options {
+        apps: scene.credentials(),
+        ..Options::default()
+    });
     let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
     let platform_stop = CancellationToken::new();
     let platform = tokio::spawn(openclaw_sim::run(sim.clone(), feishu, platform_stop.clone()));
 
-    let mut config = Config { backend: Backend::Embedded { data_dir: folder.path.clone() }, ..Config::default() };
+    let mut config = Config {
+        backend: Backend::Embedded {
+            data_dir: folder.path.clone(),
+        },
+        ..Config::default()
+    };
     config.monitoring.metrics_enable = false;
     let bots = Bots::fixed(BotSet::new(scene.bots.iter().cloned(), false));
     let node = Node::open(Arc::new(config), bots, background, tasks).await?;
@@ -56,21 +67,32 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     let pipeline = tokio::spawn(roles::all_in_one(node, webhook, pipeline_stop.clone()));
 
     introduce(&scene, &target, arguments.duration);
-    let options = PushOptions { targets: vec![target.clone()], duplicates: scene::DUPLICATES, ..PushOptions::default() };
+    let options = PushOptions {
+        targets: vec![target.clone()],
+        duplicates: scene::DUPLICATES,
+        ..PushOptions::default()
+    };
     let pusher = Pusher::new(options, Some(sim.clone()), stop.clone()).map_err(|error| anyhow::anyhow!(error))?;
     let begun = Instant::now();
     play(&scene, &sim, &pusher, arguments.duration.mul_f64(PUSHING), &stop).await;
     let report = report::Report::of(&scene, &sim, &pusher, begun.elapsed());
     print::line(&report.to_string());
     if arguments.keep {
-        print::line(&format!("\nstill running: webhooks at {target}/webhook/{{bot}}, data in {}; Ctrl-C ends it", folder.path.display()));
+        print::line(&format!(
+            "\nstill running: webhooks at {target}/webhook/{{bot}}, data in {}; Ctrl-C ends it",
+            folder.path.display()
+        ));
         stop.cancelled().await;
     }
     pipeline_stop.cancel();
     ended(pipeline.await)??;
     platform_stop.cancel();
     ended(platform.await)?.map_err(|error| anyhow::anyhow!("the simulated Feishu: {error}"))?;
-    if report.passed() { Ok(()) } else { Err(anyhow::anyhow!("the demo broke a promise: see the report").into()) }
+    if report.passed() {
+        Ok(())
+    } else {
+        Err(anyhow::anyhow!("the demo broke a promise: see the report").into())
+    }
 }
 
 fn introduce(scene: &Scene, target: &str, duration: Duration) {
@@ -120,13 +142,20 @@ async fn play(scene: &Scene, sim: &Sim, pusher: &Pusher, pushing: Duration, stop
 }
 
 fn progress_bar() -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{spinner} {elapsed_precise}   {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{spinner} {elapsed_precise}   {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
     ProgressBar::with_draw_target(None, target).with_style(style)
 }
 
 async fn loopback() -> Result<TcpListener, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0").await.map_err(|error| anyhow::anyhow!("no port on loopback: {error}"))?)
+    Ok(TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| anyhow::anyhow!("no port on loopback: {error}"))?)
 }
 
 fn ended<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, Failure> {

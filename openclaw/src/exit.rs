@@ -13,12 +13,18 @@ pub(crate) struct Failure {
 impl Failure {
     /// 64: the command line or the configuration is wrong; one sentence for each mistake.
     pub(crate) fn usage(text: impl fmt::Display) -> Self {
-        Self { code: 64, text: text.to_string() }
+        Self {
+            code: 64,
+            text: text.to_string(),
+        }
     }
 
     /// 69: a dependency cannot be reached.
     pub(crate) fn unreachable(text: impl fmt::Display) -> Self {
-        Self { code: 69, text: text.to_string() }
+        Self {
+            code: 69,
+            text: text.to_string(),
+        }
     }
 
     /// The code for the system.
@@ -30,7 +36,10 @@ impl Failure {
 /// 70: everything else.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self { code: 70, text: format!("{error:#}") }
+        Self {
+            code: 70,
+            text: format!("{error:#}"),
+        }
     }
 }
 

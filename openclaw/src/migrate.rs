@@ -9,7 +9,7 @@ use crate::{node, print};
 
 pub(crate) async fn run(folder: Folder) -> Result<(), Failure> {
     let loaded = node::load(&folder.config)?;
-    let seams = backend::open(&loaded.config.backend, &loaded.config.database)
+    let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
         .await
         .map_err(node::backend_failure)?;
     match seams.store.migrate().await {

@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub(crate) config: Arc<Config>,
     pub(crate) bots: Bots,
     pub(crate) seams: Seams,
-    pub(crate) key_ring: Option<Arc<KeyRing>>,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) health: Health,
     /// Unique a process: host and process id.
     pub(crate) id: String,
@@ -55,26 +55,26 @@ pub(crate) async fn start(
 ) -> Result<(Node, TcpListener), Failure> {
     let folder = &arguments.folder.config;
     let mut loaded = load(folder)?;
-    let config = &mut loaded.config;
-    if distributed && matches!(config.backend, Backend::Embedded { .. }) {
+    if distributed && matches!(loaded.config.backend, Backend::Embedded { .. }) {
         return Err(Failure::usage(format!(
             "`openclaw {role}` needs `backend.distributed` in {}: the embedded backend lives inside one process, use `openclaw run`",
             folder.join("config.yaml").display()
         )));
     }
     if let Some(port) = arguments.port {
-        config.server.port = port;
+        loaded.config.server.port = port;
     }
     if let Some(port) = arguments.metrics_port {
-        config.monitoring.metrics_port = port;
+        loaded.config.monitoring.metrics_port = port;
     }
-    telemetry::init_logs(&config.log, &instance()).map_err(Failure::usage)?;
+    telemetry::init_logs(&loaded.config.log, &instance()).map_err(Failure::usage)?;
     for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
         tracing::warn!("{sentence}");
     }
-    let config = Arc::new(config.clone());
     let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let bots = config::watch(loaded, Environment::of_process(), background.clone(), &tasks);
+    let (bots, following) = config::follow(&loaded, Environment::of_process(), background.clone());
+    tasks.spawn(following);
+    let config = Arc::new(loaded.config);
     let listener = bind(config.server.host, config.server.port, "server.port", "--port").await?;
     let node = Node::open(config, bots, background, tasks).await?;
     tracing::info!(
@@ -97,7 +97,10 @@ impl Node {
         tasks: TaskTracker,
     ) -> Result<Self, Failure> {
         telemetry::install();
-        let key_ring = config.encryption.as_ref().map(KeyRing::new).transpose().map_err(Failure::usage)?.map(Arc::new);
+        let keys = match &config.encryption {
+            Some(encryption) => KeyRing::new(encryption).map_err(Failure::usage)?,
+            None => KeyRing::default(),
+        };
         let monitoring = &config.monitoring;
         if monitoring.metrics_enable {
             let port = monitoring.metrics_port;
@@ -105,16 +108,33 @@ impl Node {
             let router = health::metrics_router(monitoring);
             tasks.spawn(serve::serve(listener, router, Limits::default(), background.clone()));
         }
-        let seams = backend::open(&config.backend, &config.database).await.map_err(backend_failure)?;
+        let seams = backend::open(&config.backend, &config.database, &instance())
+            .await
+            .map_err(backend_failure)?;
         let health = Health::new();
         let (observed, interval, stop) = (health.clone(), monitoring.health_interval, background.clone());
         tasks.spawn(async move { observed.observe(interval, stop).await });
-        Ok(Self { config, bots, seams, key_ring, health, id: instance(), background, tasks })
+        Ok(Self {
+            config,
+            bots,
+            seams,
+            keys: Arc::new(keys),
+            health,
+            id: instance(),
+            background,
+            tasks,
+        })
     }
 
     /// Reports the queue (both ways), the store and the cache as `needs` says.
     pub(crate) fn watch_dependencies(&self, needs: Needs) {
-        let Seams { queue, store, cache, names, .. } = &self.seams;
+        let Seams {
+            queue,
+            store,
+            cache,
+            names,
+            ..
+        } = &self.seams;
         if needs.publishes {
             self.health.add_link(names.queue, Need::Required, queue.link());
         }
@@ -151,16 +171,21 @@ pub(crate) struct Needs {
 
 async fn bind(host: IpAddr, port: u16, key: &str, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(SocketAddr::new(host, port)).await.map_err(|error| {
-        Failure::usage(format!("cannot listen on {host}:{port} ({error}): set `{key}` or {flag} to a free port"))
+        Failure::usage(format!(
+            "cannot listen on {host}:{port} ({error}): set `{key}` or {flag} to a free port"
+        ))
     })
 }
 
 /// The address a listener has; port 0 was a request, this is the answer.
 pub(crate) fn address(listener: &TcpListener) -> String {
-    listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+    listener
+        .local_addr()
+        .map_or_else(|error| error.to_string(), |address| address.to_string())
 }
 
-fn instance() -> String {
+/// Unique a process: host and process id.
+pub(crate) fn instance() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match host.trim() {
         "" => format!("openclaw-{}", std::process::id()),

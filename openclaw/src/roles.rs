@@ -6,6 +6,9 @@ use std::time::Duration;
 use openclaw_common::health;
 use openclaw_common::serve::{self, Limits};
 use openclaw_common::store::Store;
+use openclaw_ingest::{Drain, Ingest};
+use openclaw_worker::Worker;
+use openclaw_worker::feishu::ClientError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +18,6 @@ use crate::node::{self, Needs, Node};
 use crate::signals;
 
 const MIGRATE_RETRY: Duration = Duration::from_secs(1);
-/// How long a role behind a load balancer serves on after it has said that it is not ready (`reliability.md` §8).
-const GRACE: Duration = Duration::from_secs(5);
 
 /// `openclaw run`: ingest and worker in one process.
 pub(crate) async fn run(arguments: cli::Node) -> Result<(), Failure> {
@@ -27,25 +28,40 @@ pub(crate) async fn run(arguments: cli::Node) -> Result<(), Failure> {
 
 /// Ingest and worker on one node, until `stop`.
 pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: CancellationToken) -> Result<(), Failure> {
-    node.watch_dependencies(Needs { publishes: true, works: true });
-    node.tasks.spawn(node.background.clone().run_until_cancelled_owned(migrate(node.seams.store.clone())));
+    node.watch_dependencies(Needs {
+        publishes: true,
+        works: true,
+    });
+    node.tasks.spawn(
+        node.background
+            .clone()
+            .run_until_cancelled_owned(migrate(node.seams.store.clone())),
+    );
     let worker_stop = CancellationToken::new();
-    let worker = tokio::spawn(openclaw_worker::run(worker_parts(&node), worker_stop.clone()));
+    let worker = tokio::spawn(openclaw_worker::run(worker_of(&node), worker_stop.clone()));
     // The worker stops last: it closes the queue that ingest publishes to.
-    let served = tokio::spawn(openclaw_ingest::run(ingest_parts(&node, Duration::ZERO), listener, stop)).await;
+    let served = tokio::spawn(openclaw_ingest::run(
+        ingest_parts(&node, Duration::ZERO),
+        listener,
+        stop,
+    ))
+    .await;
     worker_stop.cancel();
     let worked = worker.await;
     node.finish().await;
     joined(served)?;
-    joined(worked)
+    worker_ended(worked)
 }
 
 /// `openclaw ingest`
 pub(crate) async fn ingest(arguments: cli::Node) -> Result<(), Failure> {
     let stop = stop_token()?;
     let (node, listener) = node::start(&arguments, "ingest", true).await?;
-    node.watch_dependencies(Needs { publishes: true, works: false });
-    let served = tokio::spawn(openclaw_ingest::run(ingest_parts(&node, GRACE), listener, stop)).await;
+    node.watch_dependencies(Needs {
+        publishes: true,
+        works: false,
+    });
+    let served = tokio::spawn(openclaw_ingest::run(ingest_of(&node, Drain::default()), listener, stop)).await;
     node.seams.queue.close().await;
     node.finish().await;
     joined(served)
@@ -55,27 +71,47 @@ pub(crate) async fn ingest(arguments: cli::Node) -> Result<(), Failure> {
 pub(crate) async fn worker(arguments: cli::Node) -> Result<(), Failure> {
     let stop = stop_token()?;
     let (node, listener) = node::start(&arguments, "worker", true).await?;
-    node.watch_dependencies(Needs { publishes: false, works: true });
+    node.watch_dependencies(Needs {
+        publishes: false,
+        works: true,
+    });
     let router = health::health_routes(&node.health, &node.config.monitoring);
-    node.tasks.spawn(serve::serve(listener, router, Limits::default(), node.background.clone()));
+    node.tasks.spawn(serve::serve(
+        listener,
+        router,
+        Limits::default(),
+        node.background.clone(),
+    ));
     let (health, draining) = (node.health.clone(), stop.clone());
     node.tasks.spawn(async move {
         draining.cancelled().await;
         health.drain();
     });
-    let worked = tokio::spawn(openclaw_worker::run(worker_parts(&node), stop)).await;
+    let worked = tokio::spawn(openclaw_worker::run(worker_of(&node), stop)).await;
     node.finish().await;
-    joined(worked)
+    worker_ended(worked)
 }
 
-fn worker_parts(node: &Node) -> openclaw_worker::Parts {
-    openclaw_worker::Parts {
+fn ingest_of(node: &Node, drain: Drain) -> Ingest {
+    Ingest {
+        config: node.config.clone(),
+        bots: node.bots.clone(),
+        queue: node.seams.queue.clone(),
+        cache: node.seams.cache.clone(),
+        keys: node.keys.clone(),
+        health: node.health.clone(),
+        drain,
+    }
+}
+
+fn worker_of(node: &Node) -> Worker {
+    Worker {
         config: node.config.clone(),
         bots: node.bots.clone(),
         queue: node.seams.queue.clone(),
         cache: node.seams.cache.clone(),
         store: node.seams.store.clone(),
-        key_ring: node.key_ring.clone(),
+        keys: node.keys.clone(),
         id: node.id.clone(),
     }
 }
@@ -93,5 +129,12 @@ fn stop_token() -> Result<CancellationToken, Failure> {
 }
 
 fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<(), Failure> {
-    ended.map(drop).map_err(|error| anyhow::anyhow!("a role ended by a bug: {error}").into())
+    ended
+        .map(drop)
+        .map_err(|error| anyhow::anyhow!("ingest ended by a bug: {error}").into())
+}
+
+fn worker_ended(ended: Result<Result<(), ClientError>, tokio::task::JoinError>) -> Result<(), Failure> {
+    let ended = ended.map_err(|error| anyhow::anyhow!("the worker ended by a bug: {error}"))?;
+    Ok(ended.map_err(|error| anyhow::anyhow!(error))?)
 }

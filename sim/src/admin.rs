@@ -176,7 +176,11 @@ fn newest_messages(ledger: &Ledger, filter: &Filter) -> Vec<Message> {
             && same(filter.reply_to.as_deref(), message.reply_to.as_deref())
             && same(filter.uuid.as_deref(), message.uuid.as_deref())
     };
-    let newest = ledger.messages().rev().filter(matches).take(filter.limit.unwrap_or(DEFAULT_LIMIT));
+    let newest = ledger
+        .messages()
+        .rev()
+        .filter(matches)
+        .take(filter.limit.unwrap_or(DEFAULT_LIMIT));
     let mut found: Vec<Message> = newest.cloned().collect();
     found.reverse();
     found
@@ -190,7 +194,11 @@ async fn calls(State(gate): State<Gate>, Query(filter): Query<Filter>) -> Respon
                 && same(filter.reply_to.as_deref(), call.reply_to.as_deref())
                 && same(filter.uuid.as_deref(), call.uuid.as_deref())
         };
-        let newest = ledger.calls().rev().filter(matches).take(filter.limit.unwrap_or(DEFAULT_LIMIT));
+        let newest = ledger
+            .calls()
+            .rev()
+            .filter(matches)
+            .take(filter.limit.unwrap_or(DEFAULT_LIMIT));
         let mut found: Vec<_> = newest.cloned().collect();
         found.reverse();
         found
@@ -215,7 +223,8 @@ async fn add_chat(State(gate): State<Gate>, Json(chat): Json<P2pChat>) -> Status
 }
 
 async fn set_member(State(gate): State<Gate>, Json(membership): Json<Membership>) -> StatusCode {
-    gate.sim.set_member(&membership.app_id, &membership.chat_id, membership.member);
+    gate.sim
+        .set_member(&membership.app_id, &membership.chat_id, membership.member);
     StatusCode::NO_CONTENT
 }
 
@@ -274,7 +283,11 @@ fn rule(request: FaultRequest) -> Result<(Scope, Fault), String> {
         "malformed" => Fault::malformed(commit),
         "garbage" => Fault::garbage(commit),
         "code" => match request.code {
-            Some(code) => Fault::code(request.status.unwrap_or(400), code, request.msg.as_deref().unwrap_or("planted")),
+            Some(code) => Fault::code(
+                request.status.unwrap_or(400),
+                code,
+                request.msg.as_deref().unwrap_or("planted"),
+            ),
             None => return Err("`code` needs a `code`".to_owned()),
         },
         other => return Err(format!("no such fault `{other}`")),

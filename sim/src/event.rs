@@ -197,8 +197,13 @@ impl Event {
     pub fn of_every_kind(recipient: &Arc<Recipient>, chat: &str, user: &str) -> Vec<Self> {
         let card = "om_card01".to_owned();
         let kinds = [
-            Kind::Text { text: "hello".to_owned() },
-            Kind::Message { message_type: "image".to_owned(), content: json!({"image_key": "img_1"}).to_string() },
+            Kind::Text {
+                text: "hello".to_owned(),
+            },
+            Kind::Message {
+                message_type: "image".to_owned(),
+                content: json!({"image_key": "img_1"}).to_string(),
+            },
             Kind::CardAction {
                 message_id: card.clone(),
                 value: json!({"op": "approve"}),
@@ -217,13 +222,18 @@ impl Event {
             Kind::ReactionDeleted,
             Kind::MessageRead,
             Kind::MessageRecalled,
-            Kind::Menu { event_key: "help".to_owned() },
+            Kind::Menu {
+                event_key: "help".to_owned(),
+            },
             Kind::P2pCreatedV1,
             Kind::AppTicketV1,
             Kind::OldCardAction { message_id: card },
             Kind::Challenge { challenge: event_id() },
         ];
-        kinds.into_iter().map(|kind| Self::new(recipient.clone(), kind, chat, user)).collect()
+        kinds
+            .into_iter()
+            .map(|kind| Self::new(recipient.clone(), kind, chat, user))
+            .collect()
     }
 
     /// The JSON inside. From the second attempt on a message event carries another `event_id`, which the platform's page
@@ -275,7 +285,10 @@ impl Event {
             return Wire { body, headers };
         }
         let Some(key) = credentials.encrypt_key.as_ref().map(|key| key.expose()) else {
-            return Wire { body: plaintext.into_bytes(), headers: Vec::new() };
+            return Wire {
+                body: plaintext.into_bytes(),
+                headers: Vec::new(),
+            };
         };
         let encrypted = crypto::encrypt(key, rand::rng().random(), plaintext.as_bytes());
         // Base64 needs no escaping.
@@ -303,7 +316,11 @@ impl Event {
     /// Digits whose unit depends on the type: microseconds for callbacks, else milliseconds.
     fn create_time(&self) -> String {
         let ms = self.created_ms;
-        if self.kind.is_callback() { format!("{ms}000") } else { ms.to_string() }
+        if self.kind.is_callback() {
+            format!("{ms}000")
+        } else {
+            ms.to_string()
+        }
     }
 
     fn first_version(&self, event: Value) -> Value {
@@ -322,7 +339,11 @@ impl Event {
         match &self.kind {
             Kind::Text { text } => self.message("text", &json!({"text": text}).to_string(), user),
             Kind::Message { message_type, content } => self.message(message_type, content, user),
-            Kind::CardAction { message_id, value, token } => json!({
+            Kind::CardAction {
+                message_id,
+                value,
+                token,
+            } => json!({
                 "operator": {"tenant_key": TENANT, "user_id": "u7", "open_id": self.user, "union_id": "on_aa11"},
                 "token": token,
                 "action": {"value": value, "tag": "button", "name": "Button_ok", "timezone": "Asia/Shanghai"},
@@ -370,7 +391,11 @@ impl Event {
     }
 
     fn message(&self, message_type: &str, content: &str, user: Value) -> Value {
-        let chat_type = if self.chat.starts_with("oc_p2p") { "p2p" } else { "group" };
+        let chat_type = if self.chat.starts_with("oc_p2p") {
+            "p2p"
+        } else {
+            "group"
+        };
         let time = self.created_ms.to_string();
         json!({
             "sender": {"sender_id": user, "sender_type": "user", "tenant_key": TENANT},
@@ -437,11 +462,18 @@ impl Iterator for Workload {
     fn next(&mut self) -> Option<Event> {
         let number = self.next;
         let bots = self.recipients.len() as u64;
-        let recipient = self.recipients.get(usize::try_from(number.checked_rem(bots)?).ok()?)?.clone();
+        let recipient = self
+            .recipients
+            .get(usize::try_from(number.checked_rem(bots)?).ok()?)?
+            .clone();
         self.next += 1;
         let place = (number / bots) % self.chats;
         let user = format!("ou_{}_{place}", recipient.bot);
-        let chat = if self.p2p { format!("oc_p2p_{user}") } else { format!("oc_{}_{place}", recipient.bot) };
+        let chat = if self.p2p {
+            format!("oc_p2p_{user}")
+        } else {
+            format!("oc_{}_{place}", recipient.bot)
+        };
         let key = pushed_message_id(self.run, number, &chat);
         let mut text = format!("#{number} ");
         text.extend(std::iter::repeat_n('x', self.text_bytes.saturating_sub(text.len())));

@@ -75,21 +75,30 @@ impl Fault {
     #[must_use]
     pub fn rate_limited(reset: Duration) -> Self {
         let msg = "request trigger frequency limit";
-        Self { name: "rate_limited".into(), ..Self::refuse(429, 99_991_400, msg, Some(reset)) }
+        Self {
+            name: "rate_limited".into(),
+            ..Self::refuse(429, 99_991_400, msg, Some(reset))
+        }
     }
 
     /// The chat's limit refuses: HTTP 400, 230020.
     #[must_use]
     pub fn chat_limited() -> Self {
         let refusal = refusals::frequency("chat");
-        Self { name: "chat_limited".into(), ..Self::refuse(refusal.http, refusal.code, &refusal.msg, None) }
+        Self {
+            name: "chat_limited".into(),
+            ..Self::refuse(refusal.http, refusal.code, &refusal.msg, None)
+        }
     }
 
     /// The tenant's month is used up: 99991403.
     #[must_use]
     pub fn monthly_quota() -> Self {
         let refusal = refusals::monthly_quota();
-        Self { name: "monthly_quota".into(), ..Self::refuse(refusal.http, refusal.code, &refusal.msg, None) }
+        Self {
+            name: "monthly_quota".into(),
+            ..Self::refuse(refusal.http, refusal.code, &refusal.msg, None)
+        }
     }
 
     /// A refusal with any code.
@@ -130,13 +139,19 @@ impl Fault {
     /// Done at once, answered late.
     #[must_use]
     pub fn slow(late: Duration) -> Self {
-        Self { late, ..Self::new("slow", true, Answer::Normal) }
+        Self {
+            late,
+            ..Self::new("slow", true, Answer::Normal)
+        }
     }
 
     /// In flight for a while, then done and answered.
     #[must_use]
     pub fn hold(hold: Duration) -> Self {
-        Self { hold, ..Self::new("hold", true, Answer::Normal) }
+        Self {
+            hold,
+            ..Self::new("hold", true, Answer::Normal)
+        }
     }
 
     /// Never answered; done or not.
@@ -283,7 +298,11 @@ impl Faults {
             if rule.seen <= rule.scope.skip || rule.scope.times.is_some_and(|times| rule.fired >= times) {
                 continue;
             }
-            if rule.scope.probability.is_some_and(|chance| self.random.random::<f64>() >= chance) {
+            if rule
+                .scope
+                .probability
+                .is_some_and(|chance| self.random.random::<f64>() >= chance)
+            {
                 continue;
             }
             rule.fired += 1;

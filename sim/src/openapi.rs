@@ -105,9 +105,15 @@ pub(crate) struct Refusal {
 /// The Open API's routes. A wrong path or method is answered as the platform does: 404 in plain text.
 pub(crate) fn routes() -> Router<Gate> {
     Router::new()
-        .route("/open-apis/auth/v3/tenant_access_token/internal", post(tenant_access_token))
+        .route(
+            "/open-apis/auth/v3/tenant_access_token/internal",
+            post(tenant_access_token),
+        )
         .route("/open-apis/im/v1/messages", post(create))
-        .route("/open-apis/im/v1/messages/{message_id}", patch(patch_card).put(edit).delete(recall))
+        .route(
+            "/open-apis/im/v1/messages/{message_id}",
+            patch(patch_card).put(edit).delete(recall),
+        )
         .route("/open-apis/im/v1/messages/{message_id}/reply", post(reply))
         .route("/open-apis/im/v1/messages/{message_id}/reactions", post(react))
         .route("/open-apis/interactive/v1/card/update", post(card_update))

@@ -69,25 +69,38 @@ impl Flow {
     /// Swallows everything.
     #[must_use]
     pub fn black_hole() -> Self {
-        Self { lose: true, ..Self::default() }
+        Self {
+            lose: true,
+            ..Self::default()
+        }
     }
 
     /// Holds everything back, losing nothing.
     #[must_use]
     pub fn stall() -> Self {
-        Self { wait: true, ..Self::default() }
+        Self {
+            wait: true,
+            ..Self::default()
+        }
     }
 
     /// Delays everything.
     #[must_use]
     pub fn slow(latency: Duration, jitter: Duration) -> Self {
-        Self { latency, jitter, ..Self::default() }
+        Self {
+            latency,
+            jitter,
+            ..Self::default()
+        }
     }
 
     /// Resets each connection after so many bytes.
     #[must_use]
     pub fn limited(bytes: u64) -> Self {
-        Self { limit: Some(bytes), ..Self::default() }
+        Self {
+            limit: Some(bytes),
+            ..Self::default()
+        }
     }
 }
 
@@ -165,7 +178,10 @@ impl Proxy {
     /// Bytes the proxy has taken from clients and from the server, lost ones included.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
-        (self.traffic.up.load(Ordering::Relaxed), self.traffic.down.load(Ordering::Relaxed))
+        (
+            self.traffic.up.load(Ordering::Relaxed),
+            self.traffic.down.load(Ordering::Relaxed),
+        )
     }
 
     /// Connections accepted so far.
@@ -219,7 +235,8 @@ impl Proxy {
     /// Takes the token the present connections watch and gives later ones a new one.
     fn renew(&self, token: impl Fn(&mut Conditions) -> &mut CancellationToken) -> CancellationToken {
         let mut taken = CancellationToken::new();
-        self.conditions.send_modify(|conditions| std::mem::swap(token(conditions), &mut taken));
+        self.conditions
+            .send_modify(|conditions| std::mem::swap(token(conditions), &mut taken));
         taken
     }
 
@@ -328,7 +345,13 @@ async fn link(
     let end = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let up = pump::run(client_read, server_write, conditions.clone(), |now| &now.up, &traffic.up);
+        let up = pump::run(
+            client_read,
+            server_write,
+            conditions.clone(),
+            |now| &now.up,
+            &traffic.up,
+        );
         let down = pump::run(server_read, client_write, conditions, |now| &now.down, &traffic.down);
         tokio::select! {
             biased;

@@ -181,9 +181,14 @@ impl Pusher {
                     () = self.inner.stop.cancelled() => break,
                 }
             }
-            let Some(done) = self.enqueue(event, due_us).await else { break };
+            let Some(done) = self.enqueue(event, due_us).await else {
+                break;
+            };
             pending.push_back(done);
-            while pending.front_mut().is_some_and(|done| !matches!(done.try_recv(), Err(oneshot::error::TryRecvError::Empty))) {
+            while pending
+                .front_mut()
+                .is_some_and(|done| !matches!(done.try_recv(), Err(oneshot::error::TryRecvError::Empty)))
+            {
                 pending.pop_front();
             }
         }
@@ -231,11 +236,17 @@ impl Pusher {
     /// `None` once the pusher is stopped.
     async fn enqueue(&self, event: Event, due_us: u64) -> Option<oneshot::Receiver<Pushed>> {
         let permit = tokio::select! {
-            permit = self.inner.outstanding.clone().acquire_owned() => permit.ok()?,
+            biased;
             () = self.inner.stop.cancelled() => return None,
+            permit = self.inner.outstanding.clone().acquire_owned() => permit.ok()?,
         };
         let (done, receiver) = oneshot::channel();
-        let job = Job { event, due_us, done: Some(done), _permit: permit };
+        let job = Job {
+            event,
+            due_us,
+            done: Some(done),
+            _permit: permit,
+        };
         let chat = job.event.chat.clone();
         if !self.inner.options.ordered {
             self.inner.tasks.spawn(self.inner.clone().deliver(job));
@@ -298,7 +309,11 @@ impl Inner {
     async fn pursue(&self, job: &Job) -> Pushed {
         let mut pushed = Pushed::new(&job.event, job.due_us);
         self.announce(&job.event);
-        let retries: &[Duration] = if job.event.kind.is_callback() { &[] } else { &self.options.timetable };
+        let retries: &[Duration] = if job.event.kind.is_callback() {
+            &[]
+        } else {
+            &self.options.timetable
+        };
         let mut waits = retries.iter();
         loop {
             let (status, answer) = self.attempt(&job.event, pushed.attempts).await;

@@ -36,7 +36,11 @@ pub struct Rolling {
 impl Rolling {
     /// Adds a call; times must not decrease. Returns how many calls the window ending here holds, this one included.
     pub fn record(&mut self, at_us: u64, window_us: u64) -> usize {
-        while self.recent.front().is_some_and(|first| at_us.saturating_sub(*first) >= window_us) {
+        while self
+            .recent
+            .front()
+            .is_some_and(|first| at_us.saturating_sub(*first) >= window_us)
+        {
             self.recent.pop_front();
         }
         self.recent.push_back(at_us);
@@ -54,7 +58,9 @@ impl Rolling {
     }
 
     fn is_idle(&self, now_us: u64, window_us: u64) -> bool {
-        self.recent.back().is_none_or(|last| now_us.saturating_sub(*last) >= window_us)
+        self.recent
+            .back()
+            .is_none_or(|last| now_us.saturating_sub(*last) >= window_us)
     }
 }
 
@@ -100,7 +106,10 @@ impl RollingSet {
         if self.entries.len() >= self.sweep_at {
             self.fold_idle(at_us);
         }
-        self.entries.entry(key.clone()).or_default().record(at_us, self.window_us);
+        self.entries
+            .entry(key.clone())
+            .or_default()
+            .record(at_us, self.window_us);
     }
 
     fn fold_idle(&mut self, now_us: u64) {

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source, Unreadable};
 use openclaw_common::store::{Burial, StoreError};
-use openclaw_common::backoff::Reconnect;
 use openclaw_common::{telemetry, time};
 
 use crate::engine::Engine;
@@ -29,7 +29,16 @@ pub(crate) async fn archive_dead(engine: Arc<Engine>) {
             match delivery.payload {
                 Ok(envelope) => {
                     let error = "the broker handed it out too often without an end".to_owned();
-                    bury(&engine, Burial { envelope, class: "delivery_limit", error }, delivery.receipt).await;
+                    bury(
+                        &engine,
+                        Burial {
+                            envelope,
+                            class: "delivery_limit",
+                            error,
+                        },
+                        delivery.receipt,
+                    )
+                    .await;
                 }
                 Err(unreadable) => bury_unreadable(&engine, &unknown_bot(), unreadable, delivery.receipt).await,
             }
@@ -54,7 +63,9 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
                 () = tokio::time::sleep(LOOK), if !waiting.is_empty() => {}
             }
             for _ in 0..waiting.len() {
-                let Some((since, envelope, receipt)) = waiting.pop_front() else { break };
+                let Some((since, envelope, receipt)) = waiting.pop_front() else {
+                    break;
+                };
                 if engine.bots.now().get(envelope.bot.as_str()).is_some() {
                     match engine.queue.publish(envelope.clone()).await {
                         Ok(()) => receipt.ack(),
@@ -65,7 +76,16 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
                     }
                 } else if since.elapsed() > HOPE {
                     let error = format!("no bot `{}` is configured", envelope.bot);
-                    bury(&engine, Burial { envelope, class: "no_such_bot", error }, receipt).await;
+                    bury(
+                        &engine,
+                        Burial {
+                            envelope,
+                            class: "no_such_bot",
+                            error,
+                        },
+                        receipt,
+                    )
+                    .await;
                 } else {
                     waiting.push_back((since, envelope, receipt));
                 }
@@ -78,7 +98,9 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
 
 /// A delivery that no event can be read from: its bytes become a dead letter.
 pub(crate) async fn bury_unreadable(engine: &Engine, bot: &BotId, unreadable: Unreadable, receipt: Receipt) {
-    let key = unreadable.message_id.unwrap_or_else(|| blake3::hash(&unreadable.body).to_hex().to_string());
+    let key = unreadable
+        .message_id
+        .unwrap_or_else(|| blake3::hash(&unreadable.body).to_hex().to_string());
     let envelope = Envelope {
         key: EventKey::new("unreadable", key),
         bot: bot.clone(),
@@ -90,12 +112,30 @@ pub(crate) async fn bury_unreadable(engine: &Engine, bot: &BotId, unreadable: Un
         traceparent: None,
         body: unreadable.body,
     };
-    bury(engine, Burial { envelope: Arc::new(envelope), class: "unreadable", error: unreadable.reason }, receipt).await;
+    bury(
+        engine,
+        Burial {
+            envelope: Arc::new(envelope),
+            class: "unreadable",
+            error: unreadable.reason,
+        },
+        receipt,
+    )
+    .await;
 }
 
 /// An event whose row the database refuses for good.
 pub(crate) async fn bury_refused(engine: &Engine, envelope: Arc<Envelope>, error: &StoreError, receipt: Receipt) {
-    bury(engine, Burial { envelope, class: "unreadable", error: error.to_string() }, receipt).await;
+    bury(
+        engine,
+        Burial {
+            envelope,
+            class: "unreadable",
+            error: error.to_string(),
+        },
+        receipt,
+    )
+    .await;
 }
 
 /// Commits the dead letter, then acknowledges: until then the broker keeps the message.
@@ -112,7 +152,10 @@ async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
             }
             Err(StoreError::Internal(error)) => {
                 // Left unacknowledged: the broker keeps it, which is better than losing it.
-                tracing::error!(error, "the database refuses a dead letter; the message stays in the queue");
+                tracing::error!(
+                    error,
+                    "the database refuses a dead letter; the message stays in the queue"
+                );
                 return;
             }
             Err(error) => {

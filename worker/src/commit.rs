@@ -48,15 +48,25 @@ impl Commits {
         let (apply, apply_queue) = mpsc::channel(MAX_WAITING);
         let reachable = Arc::new(watch::Sender::new(true));
         let begin_store = store.clone();
-        tracker.spawn(stop.clone().run_until_cancelled_owned(batches(begin_queue, reachable.clone(), move |items| {
-            let store = begin_store.clone();
-            async move { store.begin(&items).await }
-        })));
-        tracker.spawn(stop.clone().run_until_cancelled_owned(batches(apply_queue, reachable.clone(), move |items| {
-            let store = store.clone();
-            async move { store.apply(&items).await }
-        })));
-        Self { begin, apply, reachable }
+        tracker.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(batches(begin_queue, reachable.clone(), move |items| {
+                    let store = begin_store.clone();
+                    async move { store.begin(&items).await }
+                })),
+        );
+        tracker.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(batches(apply_queue, reachable.clone(), move |items| {
+                    let store = store.clone();
+                    async move { store.apply(&items).await }
+                })),
+        );
+        Self {
+            begin,
+            apply,
+            reachable,
+        }
     }
 
     /// Takes up deliveries; waits as long as the database is away.
@@ -102,8 +112,14 @@ fn note(reachable: &watch::Sender<bool>, error: Option<&StoreError>) {
 
 async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> Result<Vec<R>, CommitError> {
     let (answer, answered) = oneshot::channel();
-    queue.send(Submission { items, answer }).await.map_err(|_| CommitError::Stopped)?;
-    answered.await.map_err(|_| CommitError::Stopped)?.map_err(CommitError::Refused)
+    queue
+        .send(Submission { items, answer })
+        .await
+        .map_err(|_| CommitError::Stopped)?;
+    answered
+        .await
+        .map_err(|_| CommitError::Stopped)?
+        .map_err(CommitError::Refused)
 }
 
 async fn batches<T, R, F, W>(mut queue: mpsc::Receiver<Submission<T, R>>, reachable: Arc<watch::Sender<bool>>, write: W)
@@ -131,7 +147,10 @@ where
     F: Future<Output = Result<Vec<R>, StoreError>>,
     W: Fn(Vec<T>) -> F,
 {
-    let items: Vec<T> = batch.iter().flat_map(|submission| submission.items.iter().cloned()).collect();
+    let items: Vec<T> = batch
+        .iter()
+        .flat_map(|submission| submission.items.iter().cloned())
+        .collect();
     match until_reachable(items, reachable, write).await {
         Ok(answers) => {
             let mut answers = answers.into_iter();

@@ -32,7 +32,12 @@ struct Lane<T> {
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Self { queue: BTreeMap::new(), running: false, reserved: 0, behind: 0 }
+        Self {
+            queue: BTreeMap::new(),
+            running: false,
+            reserved: 0,
+            behind: 0,
+        }
     }
 }
 
@@ -79,7 +84,11 @@ impl<T> Lanes<T> {
 
     /// Puts an event into its lane, at its position.
     pub(crate) fn enter(&mut self, chat: &Arc<str>, position: i64, event: T) {
-        self.lanes.entry(chat.clone()).or_default().queue.insert(position, event);
+        self.lanes
+            .entry(chat.clone())
+            .or_default()
+            .queue
+            .insert(position, event);
     }
 
     /// Starts the chat's next event, unless one runs.
@@ -116,18 +125,27 @@ impl<T> Lanes<T> {
 
     /// Empties the chat's queue: its events go behind, in strict order after one that waits.
     pub(crate) fn evict(&mut self, chat: &str) -> Vec<T> {
-        self.lanes.get_mut(chat).map(|lane| std::mem::take(&mut lane.queue).into_values().collect()).unwrap_or_default()
+        self.lanes
+            .get_mut(chat)
+            .map(|lane| std::mem::take(&mut lane.queue).into_values().collect())
+            .unwrap_or_default()
     }
 
     /// Whether the chat's lane has rows behind it and room for them.
     pub(crate) fn wants_refill(&self, chat: &str) -> bool {
-        self.lanes.get(chat).is_some_and(|lane| lane.behind > 0 && lane.len() <= LOW_WATER)
+        self.lanes
+            .get(chat)
+            .is_some_and(|lane| lane.behind > 0 && lane.len() <= LOW_WATER)
     }
 
     /// Chats whose lane has no room for [`REFILL`] more.
     pub(crate) fn full(&self) -> Vec<Arc<str>> {
         let room = LANE_CAP - REFILL as usize;
-        self.lanes.iter().filter(|(_, lane)| lane.len() > room).map(|(chat, _)| chat.clone()).collect()
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.len() > room)
+            .map(|(chat, _)| chat.clone())
+            .collect()
     }
 
     /// Whether no event is in memory. Rows behind do not count: they are in the Store.
@@ -141,7 +159,11 @@ impl<T> Lanes<T> {
     }
 
     fn sweep(&mut self, chat: &str) {
-        if self.lanes.get(chat).is_some_and(|lane| lane.len() == 0 && lane.behind == 0) {
+        if self
+            .lanes
+            .get(chat)
+            .is_some_and(|lane| lane.len() == 0 && lane.behind == 0)
+        {
             self.lanes.remove(chat);
         }
     }
@@ -177,8 +199,16 @@ mod tests {
         }
         assert_eq!(lanes.reserve(&a), Intent::Park);
         lanes.cancel(&a, Intent::Hold);
-        assert_eq!(lanes.reserve(&a), Intent::Park, "there is room again, but one is behind");
-        assert_eq!(lanes.reserve(&chat("b")), Intent::Start, "other chats are not concerned");
+        assert_eq!(
+            lanes.reserve(&a),
+            Intent::Park,
+            "there is room again, but one is behind"
+        );
+        assert_eq!(
+            lanes.reserve(&chat("b")),
+            Intent::Start,
+            "other chats are not concerned"
+        );
     }
 
     #[test]

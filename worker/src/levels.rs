@@ -12,7 +12,11 @@ pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
     let mut levels = Vec::with_capacity(6);
     let mut add = |key: String, rate: Option<Rate>| {
         if let Some(rate) = rate {
-            levels.push(Level { key, count: rate.count, window: rate.window });
+            levels.push(Level {
+                key,
+                count: rate.count,
+                window: rate.window,
+            });
         }
     };
     add(bot_key(bot), quota.bot);
@@ -27,7 +31,10 @@ pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
         add(format!("acc:{}", account.name), account.limit);
     }
     for rate in &quota.app {
-        add(format!("{}:{}", app_key(bot, action), rate.window.as_secs()), Some(*rate));
+        add(
+            format!("{}:{}", app_key(bot, action), rate.window.as_secs()),
+            Some(*rate),
+        );
     }
     levels
 }

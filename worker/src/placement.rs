@@ -42,7 +42,11 @@ impl Roster {
     /// The bots that this worker actively serves.
     pub(crate) fn served(&self) -> Vec<BotId> {
         self.with(|places| {
-            places.iter().filter(|(_, place)| place.status.serves()).map(|(bot, _)| bot.clone()).collect()
+            places
+                .iter()
+                .filter(|(_, place)| place.status.serves())
+                .map(|(bot, _)| bot.clone())
+                .collect()
         })
     }
 
@@ -50,7 +54,7 @@ impl Roster {
     pub(crate) fn tell(&self, bot: &BotId, command: Command) {
         self.with(|places| {
             if let Some(place) = places.get(bot) {
-                drop(place.commands.try_send(command));
+                place.commands.try_send(command).ok();
             }
         });
     }
@@ -124,7 +128,8 @@ impl Placement {
             Ok((bot, _)) => self.roster.with(|places| drop(places.remove(&bot))),
             Err(error) => {
                 tracing::error!(%error, "ERROR a bot's runner panicked: its bots are attached anew");
-                self.roster.with(|places| places.retain(|_, place| !place.commands.is_closed()));
+                self.roster
+                    .with(|places| places.retain(|_, place| !place.commands.is_closed()));
             }
         }
     }
@@ -132,12 +137,22 @@ impl Placement {
     async fn beat(&mut self) {
         let note = self.roster.with(|places| {
             let named = |wanted: fn(&Status) -> bool| {
-                places.iter().filter(|(_, place)| wanted(&place.status)).map(|(bot, _)| bot.to_string()).collect()
+                places
+                    .iter()
+                    .filter(|(_, place)| wanted(&place.status))
+                    .map(|(bot, _)| bot.to_string())
+                    .collect()
             };
-            Note { consumes: named(Status::consumes), serves: named(Status::serves) }
+            Note {
+                consumes: named(Status::consumes),
+                serves: named(Status::serves),
+            }
         });
         let note = serde_json::to_string(&note).unwrap_or_default();
-        let me = Member { id: self.id.clone(), note };
+        let me = Member {
+            id: self.id.clone(),
+            note,
+        };
         match self.cache.beat(&me, MEMBER_TTL).await {
             Ok(members) => {
                 self.members = members
@@ -169,11 +184,18 @@ impl Placement {
     fn place_bot(&mut self, bot: &BotId) {
         let ranked = ranked(&self.members, bot);
         let rank = ranked.iter().position(|(id, _)| *id == self.id);
-        let consumed_above =
-            ranked.iter().take_while(|(id, _)| *id != self.id).any(|(_, note)| note.consumes.contains(bot.as_str()));
-        let served_elsewhere =
-            ranked.iter().any(|(id, note)| *id != self.id && note.serves.contains(bot.as_str()));
-        let place = self.roster.with(|places| places.get(bot).map(|place| (place.status.clone(), place.revoked.clone())));
+        let consumed_above = ranked
+            .iter()
+            .take_while(|(id, _)| *id != self.id)
+            .any(|(_, note)| note.consumes.contains(bot.as_str()));
+        let served_elsewhere = ranked
+            .iter()
+            .any(|(id, note)| *id != self.id && note.serves.contains(bot.as_str()));
+        let place = self.roster.with(|places| {
+            places
+                .get(bot)
+                .map(|place| (place.status.clone(), place.revoked.clone()))
+        });
         match (place, rank) {
             (None, Some(0)) => self.attach(bot),
             (None, Some(1)) => {
@@ -201,7 +223,11 @@ impl Placement {
     }
 
     fn may_give_back(&mut self, bot: &BotId) -> bool {
-        if self.given_back.get(bot).is_some_and(|last| last.elapsed() < GIVE_BACK_EVERY) {
+        if self
+            .given_back
+            .get(bot)
+            .is_some_and(|last| last.elapsed() < GIVE_BACK_EVERY)
+        {
             return false;
         }
         self.given_back.insert(bot.clone(), Instant::now());
@@ -212,8 +238,23 @@ impl Placement {
         let status = Arc::new(Status::default());
         let revoked = CancellationToken::new();
         let (commands, received) = mpsc::channel(4);
-        let runner = Runner::new(self.engine.clone(), bot.clone(), status.clone(), received, revoked.clone());
-        self.roster.with(|places| places.insert(bot.clone(), Place { status, commands, revoked }));
+        let runner = Runner::new(
+            self.engine.clone(),
+            bot.clone(),
+            status.clone(),
+            received,
+            revoked.clone(),
+        );
+        self.roster.with(|places| {
+            places.insert(
+                bot.clone(),
+                Place {
+                    status,
+                    commands,
+                    revoked,
+                },
+            )
+        });
         let bot = bot.clone();
         self.runners.spawn(async move { (bot, runner.run().await) });
     }
@@ -229,7 +270,10 @@ fn ranked<'a>(members: &'a [(String, Note)], bot: &BotId) -> Vec<&'a (String, No
 /// Rendezvous hashing: when a worker comes or goes, only the bots it wins or held move.
 fn weight(member: &str, bot: &BotId) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(member.as_bytes()).update(b"\0").update(bot.as_str().as_bytes());
+    hasher
+        .update(member.as_bytes())
+        .update(b"\0")
+        .update(bot.as_str().as_bytes());
     let mut first = [0; 8];
     hasher.finalize_xof().fill(&mut first);
     u64::from_be_bytes(first)
@@ -256,6 +300,9 @@ mod tests {
                 moved += 1;
             }
         }
-        assert!((150..350).contains(&moved), "{moved} of 1000 moved to the fourth worker");
+        assert!(
+            (150..350).contains(&moved),
+            "{moved} of 1000 moved to the fourth worker"
+        );
     }
 }

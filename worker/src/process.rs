@@ -132,7 +132,10 @@ impl Run {
             return Ok(end);
         }
         let (plan, first_send) = match &row.plan {
-            Some(bytes) => match self.open(row, bytes).and_then(|open| Plan::decode(&open).map_err(|error| error.to_string())) {
+            Some(bytes) => match self
+                .open(row, bytes)
+                .and_then(|open| Plan::decode(&open).map_err(|error| error.to_string()))
+            {
                 Ok(plan) => (plan, false),
                 Err(error) => return self.die(row, Vec::new(), "unreadable", None, error).await,
             },
@@ -168,8 +171,10 @@ impl Run {
                 if plan.actions.is_empty() {
                     return self.finish(row, Vec::new()).await.map(Some);
                 }
-                self.commit_plan(row, &plan).await?;
-                self.carry_out(row, &plan, true).await.map(Some)
+                match self.commit_plan(row, &plan).await? {
+                    Some(end) => Ok(Some(end)),
+                    None => self.carry_out(row, &plan, true).await.map(Some),
+                }
             }
         }
     }
@@ -181,11 +186,20 @@ impl Run {
             return self.die(row, Vec::new(), "poison", None, error).await.map(Made::End);
         }
         // A suspect runs alone, so that what it takes down with it is not suspected in its turn.
-        let _alone = if earlier_starts > 0 { Some(self.permit(&self.quarantine).await?) } else { None };
+        let _alone = if earlier_starts > 0 {
+            Some(self.permit(&self.quarantine).await?)
+        } else {
+            None
+        };
         let running = self.permit(&self.handlers).await?;
         let event = match self.event(row) {
             Ok(event) => event,
-            Err(error) => return self.die(row, Vec::new(), "unreadable", None, error).await.map(Made::End),
+            Err(error) => {
+                return self
+                    .die(row, Vec::new(), "unreadable", None, error)
+                    .await
+                    .map(Made::End);
+            }
         };
         if !started {
             self.commit(row, Step::Start).await?;
@@ -196,10 +210,10 @@ impl Run {
         drop(running);
         match planned {
             Ok(plan) if plan.actions.is_empty() => self.finish(row, Vec::new()).await.map(Made::End),
-            Ok(plan) => {
-                self.commit_plan(row, &plan).await?;
-                Ok(Made::Plan(plan))
-            }
+            Ok(plan) => Ok(match self.commit_plan(row, &plan).await? {
+                Some(end) => Made::End(end),
+                None => Made::Plan(plan),
+            }),
             Err(error) => self.handler_failed(row, error).await.map(Made::End),
         }
     }
@@ -220,7 +234,10 @@ impl Run {
             Ok(Err(panic)) => Err(HandlerError::Retry(format!("the handler panicked: {panic}"))),
             Err(_) => {
                 task.abort();
-                Err(HandlerError::Retry(format!("the handler did not end within {} s", HANDLER_TIMEOUT.as_secs())))
+                Err(HandlerError::Retry(format!(
+                    "the handler did not end within {} s",
+                    HANDLER_TIMEOUT.as_secs()
+                )))
             }
         })
     }
@@ -235,10 +252,12 @@ impl Run {
         };
         tracing::warn!(event = %row.envelope.key, attempt, error, "the handler failed; it is tried again later");
         let due_in = backoff::delay(&self.bot.message.retry, attempt);
-        self.wait(row, Vec::new(), due_in, attempt, Some(("handler", None, error))).await
+        self.wait(row, Vec::new(), due_in, attempt, Some(("handler", None, error)))
+            .await
     }
 
-    async fn commit_plan(&self, row: &Row, plan: &Plan) -> Flow<()> {
+    /// Commits a plan; answers the event's end when that cannot be.
+    async fn commit_plan(&self, row: &Row, plan: &Plan) -> Flow<Option<End>> {
         let actions = plan
             .actions
             .iter()
@@ -250,11 +269,13 @@ impl Run {
                 tried: index == 0,
             })
             .collect();
-        let plan = match &self.engine.key_ring {
-            Some(ring) => ring.seal(&row.envelope.key, &plan.encode()),
-            None => plan.encode(),
-        };
-        self.commit(row, Step::Plan { plan, actions }).await
+        match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
+            Ok(plan) => self.commit(row, Step::Plan { plan, actions }).await.map(|()| None),
+            Err(error) => self
+                .die(row, Vec::new(), "handler", None, error.to_string())
+                .await
+                .map(Some),
+        }
     }
 
     async fn carry_out(&self, row: &Row, plan: &Plan, first_send: bool) -> Flow<End> {
@@ -303,10 +324,10 @@ impl Run {
     }
 
     fn open(&self, row: &Row, bytes: &Bytes) -> Result<Bytes, String> {
-        match &self.engine.key_ring {
-            Some(ring) => ring.open(&row.envelope.key, bytes).map_err(|error| error.to_string()),
-            None => Ok(bytes.clone()),
-        }
+        self.engine
+            .keys
+            .open(&row.envelope.key, bytes)
+            .map_err(|error| error.to_string())
     }
 
     async fn finish(&self, row: &Row, actions: Vec<ActionOutcome>) -> Flow<End> {
@@ -323,7 +344,17 @@ impl Run {
         failure: Option<(&'static str, Option<i64>, String)>,
     ) -> Flow<End> {
         let hold = self.bot.message.order == Order::Strict;
-        self.commit(row, Step::Wait(Wait { actions, due_in, attempt, hold, failure })).await?;
+        self.commit(
+            row,
+            Step::Wait(Wait {
+                actions,
+                due_in,
+                attempt,
+                hold,
+                failure,
+            }),
+        )
+        .await?;
         Ok(End::Waiting { hold })
     }
 
@@ -336,14 +367,31 @@ impl Run {
         error: String,
     ) -> Flow<End> {
         tracing::error!(event = %row.envelope.key, bot = %self.bot.id, class, code, %error, "event given up: see the dead letters");
-        self.commit(row, Step::Die { actions, class, code, error }).await?;
+        self.commit(
+            row,
+            Step::Die {
+                actions,
+                class,
+                code,
+                error,
+            },
+        )
+        .await?;
         telemetry::DEAD_LETTERS.add(class);
         Ok(End::Settled)
     }
 
     async fn commit(&self, row: &Row, step: Step) -> Flow<()> {
-        let change = Change { key: row.envelope.key.clone(), fence: row.fence, step };
-        if self.engine.commits.apply(change).await? { Ok(()) } else { Err(Interrupt::Lost) }
+        let change = Change {
+            key: row.envelope.key.clone(),
+            fence: row.fence,
+            step,
+        };
+        if self.engine.commits.apply(change).await? {
+            Ok(())
+        } else {
+            Err(Interrupt::Lost)
+        }
     }
 
     async fn permit<'a>(&self, semaphore: &'a tokio::sync::Semaphore) -> Flow<tokio::sync::SemaphorePermit<'a>> {
@@ -391,7 +439,10 @@ struct ActionRun<'a> {
 impl ActionRun<'_> {
     async fn send(&mut self) -> Flow<Sent> {
         let (engine, policy) = (&self.run.engine, &self.run.bot.message);
-        let mut tries = Tries { attempts: self.row.attempt, ..Tries::default() };
+        let mut tries = Tries {
+            attempts: self.row.attempt,
+            ..Tries::default()
+        };
         let mut waited = Duration::ZERO;
         if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
             let error = "its outcome is unknown and the uuid's hour is over".to_owned();
@@ -406,7 +457,11 @@ impl ActionRun<'_> {
                 Ok(()) => {
                     if let Some(wait) = self.slot().await? {
                         let actions = vec![self.outcome(ActionState::Planned, None, None)];
-                        return self.run.wait(self.row, actions, wait, tries.attempts, None).await.map(Sent::End);
+                        return self
+                            .run
+                            .wait(self.row, actions, wait, tries.attempts, None)
+                            .await
+                            .map(Sent::End);
                     }
                     self.tries += 1;
                     engine.feishu.send(&self.run.bot, self.action, &self.uuid).await
@@ -422,13 +477,19 @@ impl ActionRun<'_> {
             let verdict = verdict::judge(&outcome, tries, policy);
             self.refused = !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
             match verdict {
-                Verdict::Sent { message_id } => return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id))),
+                Verdict::Sent { message_id } => {
+                    return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
+                }
                 Verdict::TakenAsSent => return Ok(Sent::Done(self.outcome(ActionState::Sent, outcome.code(), None))),
                 Verdict::Pause(pause) => {
                     self.pause_level(&outcome, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                        return self.run.wait(self.row, actions, pause, tries.attempts, failure(&outcome)).await.map(Sent::End);
+                        return self
+                            .run
+                            .wait(self.row, actions, pause, tries.attempts, failure(&outcome))
+                            .await
+                            .map(Sent::End);
                     }
                 }
                 Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
@@ -437,9 +498,15 @@ impl ActionRun<'_> {
                 }
                 Verdict::Retry(wait) => {
                     let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                    return self.run.wait(self.row, actions, wait, tries.attempts, failure(&outcome)).await.map(Sent::End);
+                    return self
+                        .run
+                        .wait(self.row, actions, wait, tries.attempts, failure(&outcome))
+                        .await
+                        .map(Sent::End);
                 }
-                Verdict::Dead { unknown: true, .. } => return self.unknown(outcome.code(), outcome.message().to_owned()).await,
+                Verdict::Dead { unknown: true, .. } => {
+                    return self.unknown(outcome.code(), outcome.message().to_owned()).await;
+                }
                 Verdict::Dead { class, unknown: false } => {
                     let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
                     let (code, error) = (outcome.code(), outcome.message().to_owned());
@@ -455,7 +522,10 @@ impl ActionRun<'_> {
             Verdict::TakenAsSent => Ok(Sent::Done(self.outcome(ActionState::Sent, code, None))),
             _ => {
                 let actions = vec![self.outcome(ActionState::Unknown, code, None)];
-                self.run.die(self.row, actions, "ambiguous", code, error).await.map(Sent::End)
+                self.run
+                    .die(self.row, actions, "ambiguous", code, error)
+                    .await
+                    .map(Sent::End)
             }
         }
     }
@@ -488,7 +558,9 @@ impl ActionRun<'_> {
     }
 
     async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
-        let Outcome::Limited { scope, .. } = outcome else { return };
+        let Outcome::Limited { scope, .. } = outcome else {
+            return;
+        };
         let key = match scope {
             Scope::App => levels::bot_key(&self.run.bot),
             Scope::Chat => levels::chat_key(&self.row.envelope.chat),
@@ -498,7 +570,14 @@ impl ActionRun<'_> {
     }
 
     fn outcome(&self, state: ActionState, code: Option<i64>, message_id: Option<String>) -> ActionOutcome {
-        ActionOutcome { index: self.index, state, message_id, code, refused: self.refused, tries: self.tries }
+        ActionOutcome {
+            index: self.index,
+            state,
+            message_id,
+            code,
+            refused: self.refused,
+            tries: self.tries,
+        }
     }
 }
 

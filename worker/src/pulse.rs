@@ -24,7 +24,11 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn start(tracker: &TaskTracker, stop: &CancellationToken) -> Self {
-        let pulse = Self { born: Instant::now(), last_beat_ms: Arc::default(), freezes: Arc::default() };
+        let pulse = Self {
+            born: Instant::now(),
+            last_beat_ms: Arc::default(),
+            freezes: Arc::default(),
+        };
         let beating = pulse.clone();
         tracker.spawn(stop.clone().run_until_cancelled_owned(async move {
             loop {
@@ -47,7 +51,10 @@ impl Pulse {
         let last = self.last_beat_ms.fetch_max(now, Ordering::SeqCst);
         if u128::from(now.saturating_sub(last)) > FROZEN.as_millis() {
             self.freezes.fetch_add(1, Ordering::SeqCst);
-            tracing::warn!(gap_ms = now - last, "this process stood still: what it holds is left to its next owner");
+            tracing::warn!(
+                gap_ms = now - last,
+                "this process stood still: what it holds is left to its next owner"
+            );
         }
     }
 }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source};
 use openclaw_common::store::{Arrival, Begun, Intent};
-use openclaw_common::backoff::Reconnect;
 use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -96,14 +96,20 @@ impl Runner {
         commands: mpsc::Receiver<Command>,
         revoked: CancellationToken,
     ) -> Self {
-        Self { engine, bot, status, commands, revoked }
+        Self {
+            engine,
+            bot,
+            status,
+            commands,
+            revoked,
+        }
     }
 
     /// Runs to the end. What is returned holds the consumer: drop it after the consuming connection is cut.
     pub(crate) async fn run(mut self) -> Option<Deliveries> {
         let mut reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
         loop {
-            let Some(bot) = self.engine.bots.now().get(self.bot.as_str()).cloned() else { return None };
+            let bot = self.engine.bots.now().get(self.bot.as_str()).cloned()?;
             let attached = tokio::select! {
                 attached = self.engine.queue.consume(Source::Bot(self.bot.clone()), prefetch(&bot)) => attached,
                 () = self.engine.drain.cancelled() => return None,
@@ -140,7 +146,11 @@ fn prefetch(bot: &Bot) -> u16 {
     let in_four_seconds = bot.quota.bot.map_or(f64::INFINITY, |rate| {
         f64::from(rate.count) * 4.0 / rate.window.as_secs_f64()
     });
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 8..=256")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 8..=256"
+    )]
     let clamped = in_four_seconds.clamp(8.0, 256.0) as u16;
     clamped
 }
@@ -240,7 +250,9 @@ impl Attachment {
     }
 
     async fn serve(mut self, runner: &mut Runner, mut deliveries: Deliveries) -> Detached {
-        let Some(mut endings) = self.endings.take() else { return Detached::Lost };
+        let Some(mut endings) = self.endings.take() else {
+            return Detached::Lost;
+        };
         let _stop = self.stop.clone().drop_guard();
         let drain = self.engine.drain.clone();
         loop {
@@ -317,7 +329,11 @@ impl Attachment {
             self.lanes.behind(&chat, rows);
         }
         for row in unfinished.rows {
-            self.enter(Work { row, receipt: None, started: false });
+            self.enter(Work {
+                row,
+                receipt: None,
+                started: false,
+            });
         }
         // Whatever waits may be due already, and chats with rows behind them have nothing in memory to call for them.
         self.refill = true;
@@ -381,7 +397,11 @@ impl Attachment {
                     if !row.new && row.envelope.chat != envelope.chat {
                         tracing::warn!(event = %envelope.key, "a copy names another chat: the first one counts");
                     }
-                    self.enter(Work { row, receipt: Some(receipt), started });
+                    self.enter(Work {
+                        row,
+                        receipt: Some(receipt),
+                        started,
+                    });
                 }
                 Begun::Settled { parked } => {
                     if !(parked && arrival.intent == Intent::Park) {
@@ -426,12 +446,24 @@ impl Attachment {
         self.running += 1;
         self.engine.tracker.spawn(async move {
             let course = async {
-                let end = if park { run.park(&mut work).await } else { run.run(&mut work).await };
+                let end = if park {
+                    run.park(&mut work).await
+                } else {
+                    run.run(&mut work).await
+                };
                 (Some(work), end)
             };
-            let (work, end) = AssertUnwindSafe(course).catch_unwind().await.unwrap_or((None, End::Stopped));
+            let (work, end) = AssertUnwindSafe(course)
+                .catch_unwind()
+                .await
+                .unwrap_or((None, End::Stopped));
             // Nobody listens any more once the attachment has ended: the next owner goes by the row.
-            drop(ended.send(Ended { chat, work, end, parked: park }));
+            drop(ended.send(Ended {
+                chat,
+                work,
+                end,
+                parked: park,
+            }));
         });
     }
 
@@ -445,7 +477,15 @@ impl Attachment {
         self.handler.0.clone()
     }
 
-    async fn ended(&mut self, Ended { chat, work, end, parked }: Ended) {
+    async fn ended(
+        &mut self,
+        Ended {
+            chat,
+            work,
+            end,
+            parked,
+        }: Ended,
+    ) {
         self.running -= 1;
         let Some(work) = work else {
             tracing::error!(bot = %self.bot, chat = %chat, "an event's task panicked: the bot is taken up anew");
@@ -479,7 +519,10 @@ impl Attachment {
     /// Somebody else has raised the fence. If they have finished, the delivery can go; if not, the newest owner goes on.
     async fn look_again(&mut self, work: Work) {
         let Some(receipt) = work.receipt else { return };
-        let arrival = Arrival { envelope: work.row.envelope.clone(), intent: Intent::Hold };
+        let arrival = Arrival {
+            envelope: work.row.envelope.clone(),
+            intent: Intent::Hold,
+        };
         self.lanes.reserve(&arrival.envelope.chat);
         self.begin(vec![arrival], vec![receipt]).await;
     }
@@ -504,7 +547,11 @@ impl Attachment {
                     if row.held {
                         self.lanes.came_back(&row.envelope.chat);
                     }
-                    self.enter(Work { row, receipt: None, started: false });
+                    self.enter(Work {
+                        row,
+                        receipt: None,
+                        started: false,
+                    });
                 }
             }
             // The next due poll comes in a second.

@@ -51,9 +51,14 @@ pub(crate) struct Tries {
 /// Judges an answer.
 pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdict {
     match outcome {
-        Outcome::Sent { message_id } => Verdict::Sent { message_id: message_id.clone() },
+        Outcome::Sent { message_id } => Verdict::Sent {
+            message_id: message_id.clone(),
+        },
         Outcome::Limited { pause, .. } => Verdict::Pause(pause.unwrap_or_else(|| limited_backoff(tries.limits))),
-        Outcome::Permanent { .. } => Verdict::Dead { class: "permanent", unknown: false },
+        Outcome::Permanent { .. } => Verdict::Dead {
+            class: "permanent",
+            unknown: false,
+        },
         Outcome::Transient { ambiguous, .. } => {
             let wait = backoff::delay(&policy.retry, tries.attempts);
             let last = tries.attempts >= policy.retry.max_attempts;
@@ -61,7 +66,10 @@ pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdic
                 return unknown(policy.on_unknown);
             }
             if last {
-                return Verdict::Dead { class: "exhausted", unknown: false };
+                return Verdict::Dead {
+                    class: "exhausted",
+                    unknown: false,
+                };
             }
             Verdict::Retry(wait)
         }
@@ -72,7 +80,10 @@ pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdic
 pub(crate) fn unknown(policy: OnUnknown) -> Verdict {
     match policy {
         OnUnknown::Drop => Verdict::TakenAsSent,
-        OnUnknown::Park | OnUnknown::Resend => Verdict::Dead { class: "ambiguous", unknown: true },
+        OnUnknown::Park | OnUnknown::Resend => Verdict::Dead {
+            class: "ambiguous",
+            unknown: true,
+        },
     }
 }
 
@@ -87,16 +98,28 @@ mod tests {
     use crate::feishu::Scope;
 
     fn transient(ambiguous: bool) -> Outcome {
-        Outcome::Transient { ambiguous, code: None, message: String::new() }
+        Outcome::Transient {
+            ambiguous,
+            code: None,
+            message: String::new(),
+        }
     }
 
     fn tries(attempts: u32, since: Duration) -> Tries {
-        Tries { attempts, limits: attempts, since }
+        Tries {
+            attempts,
+            limits: attempts,
+            since,
+        }
     }
 
     #[test]
     fn a_limit_is_never_the_end_however_often_it_comes() {
-        let outcome = Outcome::Limited { scope: Scope::App, pause: Some(Duration::from_secs(3)), code: 99_991_400 };
+        let outcome = Outcome::Limited {
+            scope: Scope::App,
+            pause: Some(Duration::from_secs(3)),
+            code: 99_991_400,
+        };
         assert_eq!(
             judge(&outcome, tries(1000, Duration::ZERO), &Message::default()),
             Verdict::Pause(Duration::from_secs(3))
@@ -106,12 +129,21 @@ mod tests {
     #[test]
     fn an_ambiguous_send_is_not_repeated_beyond_the_life_of_its_uuid() {
         let policy = Message::default();
-        assert!(matches!(judge(&transient(true), tries(1, Duration::ZERO), &policy), Verdict::Retry(_)));
+        assert!(matches!(
+            judge(&transient(true), tries(1, Duration::ZERO), &policy),
+            Verdict::Retry(_)
+        ));
         assert_eq!(
             judge(&transient(true), tries(1, UUID_LIFE), &policy),
-            Verdict::Dead { class: "ambiguous", unknown: true }
+            Verdict::Dead {
+                class: "ambiguous",
+                unknown: true
+            }
         );
-        assert!(matches!(judge(&transient(false), tries(1, UUID_LIFE), &policy), Verdict::Retry(_)));
+        assert!(matches!(
+            judge(&transient(false), tries(1, UUID_LIFE), &policy),
+            Verdict::Retry(_)
+        ));
     }
 
     #[test]
@@ -120,11 +152,17 @@ mod tests {
         let last = policy.retry.max_attempts;
         assert_eq!(
             judge(&transient(false), tries(last, Duration::ZERO), &policy),
-            Verdict::Dead { class: "exhausted", unknown: false }
+            Verdict::Dead {
+                class: "exhausted",
+                unknown: false
+            }
         );
         assert_eq!(
             judge(&transient(true), tries(last, Duration::ZERO), &policy),
-            Verdict::Dead { class: "ambiguous", unknown: true }
+            Verdict::Dead {
+                class: "ambiguous",
+                unknown: true
+            }
         );
     }
 }

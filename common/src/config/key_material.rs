@@ -19,6 +19,12 @@ impl Encryption {
     }
 }
 
+/// A new key, as `openclaw keys new` prints it.
+#[must_use]
+pub fn new_key() -> Zeroizing<String> {
+    Zeroizing::new(STANDARD.encode(Zeroizing::new(rand::random::<[u8; KEY_BYTES]>())))
+}
+
 pub(super) fn check(text: &str) -> Result<Secret, String> {
     match decode(text) {
         Some(_) => Ok(Secret::new(text)),

@@ -218,7 +218,8 @@ fn read_credentials(file: &File, environment: &Environment, mistakes: &mut Vec<M
     }
     environment.expand(&mut tree, "", mistakes);
     Section::read(&tree, String::new(), &tree.place, mistakes, |root| {
-        let app_id: Option<Arc<str>> = root.require("app_id", scalar::app_id).map(Into::into);
+        // Not secret, but easily taken for its neighbour: a wrong value is not repeated either.
+        let app_id: Option<Arc<str>> = root.require_secret("app_id", scalar::app_id).map(Into::into);
         let app_secret = root.require_secret("app_secret", scalar::secret);
         let verification_token = root.require_secret("verification_token", scalar::secret);
         let encrypt_key = root.take_secret("encrypt_key", scalar::secret);

@@ -249,7 +249,7 @@ impl Ears {
             Backend::Distributed { .. } => None,
         };
         Self {
-            watcher: watcher.inspect_err(|reason| deaf(reason)).ok(),
+            watcher: watcher.inspect_err(deaf).ok(),
             heard: BTreeSet::new(),
             data_dir,
         }

@@ -109,7 +109,9 @@ impl Queue for RabbitMq {
         let deadline = Instant::now() + self.publish_timeout;
         // lapin would hold the publish back and send it whenever the alarm ends, long after it was called failed.
         if let Some(reason) = self.publishing.blocked() {
-            return Err(PublishError::Refused(format!("the broker takes no publishes: {reason}")));
+            return Err(PublishError::Refused(format!(
+                "the broker takes no publishes: {reason}"
+            )));
         }
         let publisher = self.publishing.current().map_err(PublishError::Refused)?;
         publisher.publish(envelope, deadline).await

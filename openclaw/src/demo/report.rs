@@ -26,18 +26,27 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn of(scene: &Scene, sim: &Sim, pusher: &Pusher, took: Duration) -> Self {
         let forgotten = sim.forgotten_uuids();
-        let verdict = pusher.log(|log| sim.ledger(|ledger| check::check(log, ledger, forgotten, &Expectations::default())));
+        let verdict =
+            pusher.log(|log| sim.ledger(|ledger| check::check(log, ledger, forgotten, &Expectations::default())));
         let (accept, duplicates, accepted_us) = pusher.log(|log| {
             let latency = log.accept_latency();
-            let accepted: HashMap<Arc<str>, u64> =
-                log.events().filter_map(|event| Some((event.key.clone(), event.accepted_us?))).collect();
+            let accepted: HashMap<Arc<str>, u64> = log
+                .events()
+                .filter_map(|event| Some((event.key.clone(), event.accepted_us?)))
+                .collect();
             let duplicates = log.events().map(|event| u64::from(event.duplicates)).sum();
             ([latency.quantile(0.5), latency.quantile(0.99)], duplicates, accepted)
         });
         let mut answers: Vec<u64> = sim.ledger(|ledger| {
             ledger
                 .messages()
-                .filter_map(|message| Some(message.at_us.saturating_sub(*accepted_us.get(message.reply_to.as_ref()?)?)))
+                .filter_map(|message| {
+                    Some(
+                        message
+                            .at_us
+                            .saturating_sub(*accepted_us.get(message.reply_to.as_ref()?)?),
+                    )
+                })
                 .collect()
         });
         answers.sort_unstable();
@@ -46,10 +55,21 @@ impl Report {
             .iter()
             .map(|bot| {
                 let peak = sim.ledger(|ledger| ledger.peak_of(Level::Bot, &bot.credentials.app_id));
-                (bot.id.to_string(), peak, bot.quota.bot.map_or(u32::MAX, |rate| rate.count))
+                (
+                    bot.id.to_string(),
+                    peak,
+                    bot.quota.bot.map_or(u32::MAX, |rate| rate.count),
+                )
             })
             .collect();
-        Self { verdict, duplicates, took, accept, answer: [quantile(&answers, 50), quantile(&answers, 99)], peaks }
+        Self {
+            verdict,
+            duplicates,
+            took,
+            accept,
+            answer: [quantile(&answers, 50), quantile(&answers, 99)],
+            peaks,
+        }
     }
 
     /// Whether every promise was kept.
@@ -69,8 +89,18 @@ impl fmt::Display for Report {
         writeln!(f, "  lost                {:>6}", verdict.lost.len())?;
         writeln!(f, "  doubled             {:>6}", verdict.doubled.len())?;
         writeln!(f, "  out of order        {:>6}", verdict.disordered.len())?;
-        writeln!(f, "  accept latency      p50 {}  p99 {}", ms(self.accept[0]), ms(self.accept[1]))?;
-        writeln!(f, "  answer latency      p50 {}  p99 {}   (the busy bot's backlog included)", ms(self.answer[0]), ms(self.answer[1]))?;
+        writeln!(
+            f,
+            "  accept latency      p50 {}  p99 {}",
+            ms(self.accept[0]),
+            ms(self.accept[1])
+        )?;
+        writeln!(
+            f,
+            "  answer latency      p50 {}  p99 {}   (the busy bot's backlog included)",
+            ms(self.answer[0]),
+            ms(self.answer[1])
+        )?;
         writeln!(f, "  most sends in any rolling second")?;
         for (bot, peak, quota) in &self.peaks {
             let judgement = if *peak <= *quota as usize { "within" } else { "OVER" };

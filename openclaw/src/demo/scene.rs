@@ -24,7 +24,10 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new(feishu: &str) -> Self {
-        let rules = vec![Rule { pattern: Pattern::Prefix("#".to_owned()), reply: "noted: {text}".to_owned() }];
+        let rules = vec![Rule {
+            pattern: Pattern::Prefix("#".to_owned()),
+            reply: "noted: {text}".to_owned(),
+        }];
         let cast = [
             ("sales", Handler::Echo, 2.0),
             ("support", Handler::Rules(rules), 3.0),
@@ -60,8 +63,15 @@ impl Scene {
     /// For each bot its rate and the events of `pushing`.
     pub(super) fn pushes(&self, pushing: Duration) -> impl Iterator<Item = (f64, impl Iterator<Item = Event> + use<>)> {
         self.bots.iter().zip(&self.rates).map(move |(bot, rate)| {
-            let recipient = Recipient { bot: bot.id.as_str().into(), credentials: bot.credentials.clone() };
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred events")]
+            let recipient = Recipient {
+                bot: bot.id.as_str().into(),
+                credentials: bot.credentials.clone(),
+            };
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a few hundred events"
+            )]
             let events = (pushing.as_secs_f64() * rate).ceil() as usize;
             (*rate, Workload::new(vec![Arc::new(recipient)], CHATS, 16).take(events))
         })
@@ -95,6 +105,9 @@ fn bot(id: BotId, handler: Handler, feishu: &str) -> Bot {
         quota: defaults.quota,
         handler,
         security: defaults.security,
-        feishu: Feishu { base_url: format!("http://{feishu}"), ..Feishu::default() },
+        feishu: Feishu {
+            base_url: format!("http://{feishu}"),
+            ..Feishu::default()
+        },
     }
 }

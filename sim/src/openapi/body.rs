@@ -73,7 +73,10 @@ pub(super) fn create(id_type: Option<&str>, body: &[u8]) -> (Option<Target>, Res
         Err(refusal) => return (None, Err(refusal)),
     };
     let Some(id_type) = id_type.and_then(|given| RECEIVE_ID_TYPES.into_iter().find(|known| *known == given)) else {
-        let refusal = refusals::field("receive_id_type", "receive_id_type is required, options: open_id, user_id, union_id, email, chat_id");
+        let refusal = refusals::field(
+            "receive_id_type",
+            "receive_id_type is required, options: open_id, user_id, union_id, email, chat_id",
+        );
         return (None, Err(refusal));
     };
     match parsed.receive_id.clone() {
@@ -99,7 +102,9 @@ pub(super) fn edit(body: &[u8]) -> Result<Draft, Refusal> {
 /// `PATCH`: a card's content.
 pub(super) fn patch(body: &[u8]) -> Result<Draft, Refusal> {
     let parsed: SendBody = parse(body)?;
-    let content = parsed.content.ok_or_else(|| refusals::field("content", "content is required"))?;
+    let content = parsed
+        .content
+        .ok_or_else(|| refusals::field("content", "content is required"))?;
     card(content)
 }
 
@@ -121,7 +126,10 @@ pub(super) fn card_update(body: &[u8]) -> (Option<Target>, Result<Draft, Refusal
 
 pub(super) fn reaction(body: &[u8]) -> Result<Draft, Refusal> {
     let parsed: ReactionBody = parse(body)?;
-    let emoji = parsed.reaction_type.and_then(|reaction| reaction.emoji_type).filter(|emoji| !emoji.is_empty());
+    let emoji = parsed
+        .reaction_type
+        .and_then(|reaction| reaction.emoji_type)
+        .filter(|emoji| !emoji.is_empty());
     Ok(Draft {
         msg_type: "reaction".into(),
         content: emoji.ok_or_else(|| refusals::field("reaction_type.emoji_type", "emoji_type is required"))?,
@@ -146,8 +154,12 @@ pub(super) fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T
 }
 
 fn draft(parsed: SendBody, body_length: usize) -> Result<Draft, Refusal> {
-    let msg_type = parsed.msg_type.ok_or_else(|| refusals::field("msg_type", "msg_type is required"))?;
-    let content = parsed.content.ok_or_else(|| refusals::field("content", "content is required"))?;
+    let msg_type = parsed
+        .msg_type
+        .ok_or_else(|| refusals::field("msg_type", "msg_type is required"))?;
+    let content = parsed
+        .content
+        .ok_or_else(|| refusals::field("content", "content is required"))?;
     if parsed.uuid.as_ref().is_some_and(|uuid| uuid.chars().count() > MAX_UUID) {
         return Err(refusals::field("uuid", "the max len is 50"));
     }
@@ -168,7 +180,9 @@ fn draft(parsed: SendBody, body_length: usize) -> Result<Draft, Refusal> {
         _ => is_json::<std::collections::HashMap<String, IgnoredAny>>(&content),
     };
     if !well_formed {
-        return Err(refusals::parameter("message content is not a string in json format of its msg_type"));
+        return Err(refusals::parameter(
+            "message content is not a string in json format of its msg_type",
+        ));
     }
     Ok(Draft {
         msg_type,

@@ -24,19 +24,35 @@ pub(crate) fn wrong_secret() -> Refusal {
 }
 
 pub(crate) fn token_missing() -> Refusal {
-    refuse(400, 99_991_661, "Missing access token for authorization. Please make a test attempt with the correct token.")
+    refuse(
+        400,
+        99_991_661,
+        "Missing access token for authorization. Please make a test attempt with the correct token.",
+    )
 }
 
 pub(crate) fn token_invalid() -> Refusal {
-    refuse(400, 99_991_663, "Invalid access token for authorization. Please make a test attempt with the correct token.")
+    refuse(
+        400,
+        99_991_663,
+        "Invalid access token for authorization. Please make a test attempt with the correct token.",
+    )
 }
 
 pub(crate) fn user_token_invalid() -> Refusal {
-    refuse(400, 99_991_668, "Invalid access token for authorization: a user access token is not accepted here.")
+    refuse(
+        400,
+        99_991_668,
+        "Invalid access token for authorization: a user access token is not accepted here.",
+    )
 }
 
 pub(crate) fn token_malformed() -> Refusal {
-    refuse(400, 99_991_671, "Invalid access token for authorization: it must begin with t- or u-.")
+    refuse(
+        400,
+        99_991_671,
+        "Invalid access token for authorization: it must begin with t- or u-.",
+    )
 }
 
 /// The body is no JSON at all.
@@ -54,7 +70,11 @@ pub(crate) fn field(name: &'static str, description: &'static str) -> Refusal {
 
 /// A parameter is well formed and wrong.
 pub(crate) fn parameter(ext: &str) -> Refusal {
-    refuse(400, 230_001, format!("Your request contains an invalid request parameter, ext={ext}"))
+    refuse(
+        400,
+        230_001,
+        format!("Your request contains an invalid request parameter, ext={ext}"),
+    )
 }
 
 pub(crate) fn not_in_chat() -> Refusal {
@@ -79,7 +99,11 @@ pub(crate) fn too_long() -> Refusal {
 }
 
 pub(crate) fn too_old() -> Refusal {
-    refuse(400, 230_031, "The message has been sent for more than 14 days and cannot be updated.")
+    refuse(
+        400,
+        230_031,
+        "The message has been sent for more than 14 days and cannot be updated.",
+    )
 }
 
 pub(crate) fn in_flight() -> Refusal {
@@ -92,11 +116,19 @@ pub(crate) fn type_not_supported() -> Refusal {
 
 /// The twenty edits are used up (`PUT` only; the same code means something else for a reply).
 pub(crate) fn edited_too_often() -> Refusal {
-    refuse(400, 230_072, "The message has reached the number of times it can be edited.")
+    refuse(
+        400,
+        230_072,
+        "The message has reached the number of times it can be edited.",
+    )
 }
 
 pub(crate) fn message_unknown() -> Refusal {
-    refuse(400, 99_992_354, "The request you send is not a valid {message_id} or not exists.")
+    refuse(
+        400,
+        99_992_354,
+        "The request you send is not a valid {message_id} or not exists.",
+    )
 }
 
 pub(crate) fn card_token_invalid() -> Refusal {

@@ -140,7 +140,14 @@ pub(super) async fn token(result: Result<Issued, Refusal>, fault: Option<Fault>)
         ),
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.http).unwrap_or(StatusCode::BAD_REQUEST);
-            json(status, &Code { code: refusal.code, msg: &refusal.msg }, &log_id())
+            json(
+                status,
+                &Code {
+                    code: refusal.code,
+                    msg: &refusal.msg,
+                },
+                &log_id(),
+            )
         }
     };
     garble(truth, fault).await
@@ -149,7 +156,14 @@ pub(super) async fn token(result: Result<Issued, Refusal>, fault: Option<Fault>)
 /// A server error of the platform.
 pub(crate) fn server_error(status: u16) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    json(status, &Code { code: INTERNAL, msg: "internal error" }, &log_id())
+    json(
+        status,
+        &Code {
+            code: INTERNAL,
+            msg: "internal error",
+        },
+        &log_id(),
+    )
 }
 
 /// A wrong path or method.
@@ -172,8 +186,16 @@ async fn garble(truth: Response, fault: Option<Fault>) -> Response {
         }
         // The server drops this with the connection: when the caller hangs up, or when the simulator stops.
         Answer::Silent => std::future::pending().await,
-        Answer::Malformed => raw(StatusCode::OK, "application/json; charset=utf-8", r#"{"code":0,"msg":"success","data":{"mess"#),
-        Answer::Garbage => raw(StatusCode::OK, "text/html", "<html><body>upstream is being upgraded</body></html>"),
+        Answer::Malformed => raw(
+            StatusCode::OK,
+            "application/json; charset=utf-8",
+            r#"{"code":0,"msg":"success","data":{"mess"#,
+        ),
+        Answer::Garbage => raw(
+            StatusCode::OK,
+            "text/html",
+            "<html><body>upstream is being upgraded</body></html>",
+        ),
     }
 }
 
@@ -198,9 +220,19 @@ fn success(receipt: &Receipt) -> Response {
                     sender_type: "app",
                     tenant_key: crate::event::TENANT,
                 },
-                body: Content { content: &receipt.content },
+                body: Content {
+                    content: &receipt.content,
+                },
             };
-            json(StatusCode::OK, &Success { code: 0, msg: "success", data }, &log_id)
+            json(
+                StatusCode::OK,
+                &Success {
+                    code: 0,
+                    msg: "success",
+                    data,
+                },
+                &log_id,
+            )
         }
         Api::React => {
             let data = ReactionData {
@@ -210,19 +242,37 @@ fn success(receipt: &Receipt) -> Response {
                     operator_type: "app",
                 },
                 action_time: receipt.created_ms.to_string(),
-                reaction_type: Emoji { emoji_type: &receipt.content },
+                reaction_type: Emoji {
+                    emoji_type: &receipt.content,
+                },
             };
-            json(StatusCode::OK, &Success { code: 0, msg: "success", data }, &log_id)
+            json(
+                StatusCode::OK,
+                &Success {
+                    code: 0,
+                    msg: "success",
+                    data,
+                },
+                &log_id,
+            )
         }
-        Api::Patch | Api::CardUpdate | Api::Recall | Api::Token => {
-            json(StatusCode::OK, &Success { code: 0, msg: "success", data: Nothing {} }, &log_id)
-        }
+        Api::Patch | Api::CardUpdate | Api::Recall | Api::Token => json(
+            StatusCode::OK,
+            &Success {
+                code: 0,
+                msg: "success",
+                data: Nothing {},
+            },
+            &log_id,
+        ),
     }
 }
 
 fn failure(refusal: &Refusal) -> Response {
     let log_id = log_id();
-    let field_violations = refusal.field.map(|(field, description)| FieldViolation { field, description });
+    let field_violations = refusal
+        .field
+        .map(|(field, description)| FieldViolation { field, description });
     let body = Failure {
         code: refusal.code,
         msg: &refusal.msg,
@@ -275,6 +325,8 @@ fn text(status: StatusCode, body: &'static str) -> Response {
 fn raw(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -38,7 +38,10 @@ const NO_CODE: i64 = -1;
 /// What a call acts on.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    Receiver { id: Arc<str>, id_type: &'static str },
+    Receiver {
+        id: Arc<str>,
+        id_type: &'static str,
+    },
     /// A message anybody sent.
     Reply(Arc<str>),
     /// A message of the caller's own.
@@ -69,7 +72,12 @@ impl<'request> Incoming<'request> {
         target: Option<Target>,
         draft: Result<Draft, Refusal>,
     ) -> Self {
-        Self { api, authorization, target, draft }
+        Self {
+            api,
+            authorization,
+            target,
+            draft,
+        }
     }
 }
 
@@ -155,12 +163,20 @@ pub(super) async fn issue_token(gate: &Gate, body: &[u8]) -> Response {
     let now_us = monotonic_us();
     let parsed: Result<TokenBody, Refusal> = body::parse(body);
     let (app, secret) = match &parsed {
-        Ok(body) => (body.app_id.clone().unwrap_or_default(), body.app_secret.as_deref().unwrap_or_default()),
+        Ok(body) => (
+            body.app_id.clone().unwrap_or_default(),
+            body.app_secret.as_deref().unwrap_or_default(),
+        ),
         Err(_) => (Arc::default(), ""),
     };
     let (fault, result) = {
         let mut state = gate.sim.state();
-        let picked = state.faults.pick(&Subject { api: Api::Token, app: &app, chat: None, message: None });
+        let picked = state.faults.pick(&Subject {
+            api: Api::Token,
+            app: &app,
+            chat: None,
+            message: None,
+        });
         let fault = picked.map(|(_, fault)| fault);
         let result = match &fault {
             Some(fault) if !fault.commit => Err(fault.refusal().unwrap_or_else(refusals::unknown_app)),
@@ -170,7 +186,17 @@ pub(super) async fn issue_token(gate: &Gate, body: &[u8]) -> Response {
             },
         };
         let code = result.as_ref().map_or_else(|refusal| refusal.code, |_| 0);
-        state.record(Api::Token, app, now_us, &Place::default(), None, None, code, fault.as_ref(), false);
+        state.record(
+            Api::Token,
+            app,
+            now_us,
+            &Place::default(),
+            None,
+            None,
+            code,
+            fault.as_ref(),
+            false,
+        );
         (fault, result)
     };
     respond::token(result, fault).await
@@ -178,16 +204,37 @@ pub(super) async fn issue_token(gate: &Gate, body: &[u8]) -> Response {
 
 impl State {
     fn admit(&mut self, incoming: Incoming<'_>, now_us: u64) -> Admitted {
-        let Incoming { api, authorization, target, draft } = incoming;
+        let Incoming {
+            api,
+            authorization,
+            target,
+            draft,
+        } = incoming;
         let app = match self.tokens.authenticate(authorization, now_us) {
             Ok(app) => app,
             Err(refusal) => {
-                self.record(api, Arc::default(), now_us, &Place::default(), None, None, refusal.code, None, false);
-                return Admitted::Decided(Outcome { result: Err(refusal), fault: None });
+                self.record(
+                    api,
+                    Arc::default(),
+                    now_us,
+                    &Place::default(),
+                    None,
+                    None,
+                    refusal.code,
+                    None,
+                    false,
+                );
+                return Admitted::Decided(Outcome {
+                    result: Err(refusal),
+                    fault: None,
+                });
             }
         };
         let located = self.locate(&app, target.as_ref(), now_us);
-        let place = located.as_ref().map(|(place, _)| place.clone()).unwrap_or_else(|_| named(target.as_ref()));
+        let place = located
+            .as_ref()
+            .map(|(place, _)| place.clone())
+            .unwrap_or_else(|_| named(target.as_ref()));
         self.count_arrival(api, &app, &place, now_us);
         let picked = self.faults.pick(&Subject {
             api,
@@ -206,12 +253,27 @@ impl State {
             self.record(api, app, now_us, &place, uuid, None, code, Some(fault), false);
             // Without a refusal the answer is the fault's own (a status, a reset, nothing); this text is never sent.
             let result = Err(refusal.unwrap_or_else(refusals::in_flight));
-            return Admitted::Decided(Outcome { result, fault: Some(fault.clone()) });
+            return Admitted::Decided(Outcome {
+                result,
+                fault: Some(fault.clone()),
+            });
         }
         match self.check(api, &app, located, draft, now_us) {
-            Ok(Checked::Ready { place, card_token, draft }) => {
+            Ok(Checked::Ready {
+                place,
+                card_token,
+                draft,
+            }) => {
                 let hold = fault.as_ref().map_or(Duration::ZERO, |fault| fault.hold);
-                let ticket = Ticket { at_us: now_us, api, app, place, card_token, draft, fault };
+                let ticket = Ticket {
+                    at_us: now_us,
+                    api,
+                    app,
+                    place,
+                    card_token,
+                    draft,
+                    fault,
+                };
                 if hold.is_zero() {
                     return Admitted::Decided(self.commit(ticket, now_us));
                 }
@@ -223,14 +285,20 @@ impl State {
             Ok(Checked::Repeat { receipt }) => {
                 let message_id = receipt.message_id.clone();
                 self.record(api, app, now_us, &place, uuid, message_id, 0, fault.as_ref(), true);
-                Admitted::Decided(Outcome { result: Ok(receipt), fault })
+                Admitted::Decided(Outcome {
+                    result: Ok(receipt),
+                    fault,
+                })
             }
             Err(refusal) => {
                 if let Some(id) = fault_id {
                     self.give_back(id);
                 }
                 self.record(api, app, now_us, &place, uuid, None, refusal.code, None, false);
-                Admitted::Decided(Outcome { result: Err(refusal), fault: None })
+                Admitted::Decided(Outcome {
+                    result: Err(refusal),
+                    fault: None,
+                })
             }
         }
     }
@@ -273,14 +341,20 @@ impl State {
             None => Ok((Place::default(), None)),
             Some(Target::Receiver { id, id_type }) => self.receiver(id, id_type).map(|place| (place, None)),
             Some(Target::Reply(message_id)) => {
-                let known = self.chats.message(message_id, now_us).ok_or_else(refusals::message_unknown)?;
+                let known = self
+                    .chats
+                    .message(message_id, now_us)
+                    .ok_or_else(refusals::message_unknown)?;
                 if known.recalled {
                     return Err(refusals::recalled());
                 }
                 Ok((self.place_of(&known, message_id), None))
             }
             Some(Target::Message(message_id)) => {
-                let known = self.chats.message(message_id, now_us).ok_or_else(refusals::message_unknown)?;
+                let known = self
+                    .chats
+                    .message(message_id, now_us)
+                    .ok_or_else(refusals::message_unknown)?;
                 if known.recalled {
                     return Err(refusals::recalled());
                 }
@@ -291,7 +365,10 @@ impl State {
             }
             Some(Target::CardToken(token)) => {
                 let age_us = micros(self.scaled(CARD_TOKEN_AGE));
-                let card = self.chats.card_token_mut(token).ok_or_else(refusals::card_token_invalid)?;
+                let card = self
+                    .chats
+                    .card_token_mut(token)
+                    .ok_or_else(refusals::card_token_invalid)?;
                 if !card.answered {
                     return Err(refusals::card_token_invalid());
                 }
@@ -307,7 +384,10 @@ impl State {
                 let message = card.message_id.clone();
                 let place = match self.chats.message(&message, now_us) {
                     Some(known) => self.place_of(&known, &message),
-                    None => Place { message: Some(message), ..Place::default() },
+                    None => Place {
+                        message: Some(message),
+                        ..Place::default()
+                    },
                 };
                 Ok((place, Some(token.clone())))
             }
@@ -330,7 +410,11 @@ impl State {
         } else {
             (self.chats.chat_with(id), Some(id.clone()))
         };
-        Ok(Place { chat: Some(chat), user, message: None })
+        Ok(Place {
+            chat: Some(chat),
+            user,
+            message: None,
+        })
     }
 
     fn place_of(&self, known: &Known, message_id: &Arc<str>) -> Place {
@@ -351,7 +435,9 @@ impl State {
     ) -> Result<Checked, Refusal> {
         let rules = self.limits.app_rules();
         let gateway: Arc<str> = format!("{app}/{}", api.name()).into();
-        self.windows.check(&gateway, now_us, &rules).map_err(refusals::gateway)?;
+        self.windows
+            .check(&gateway, now_us, &rules)
+            .map_err(refusals::gateway)?;
         self.windows.take(&gateway, now_us, &rules);
 
         let draft = draft?;
@@ -366,20 +452,28 @@ impl State {
             match self.uuids.state(app, uuid, now_us) {
                 Use::Free => {}
                 Use::InFlight => return Err(refusals::in_flight()),
-                Use::Done(message_id) => {
+                Use::Done(serial) => {
+                    let message_id = self.message_id(serial);
                     let receipt = receipt(api, app, &place, &draft, Some(message_id));
                     return Ok(Checked::Repeat { receipt });
                 }
             }
         }
         self.take_target(api, &place, now_us)?;
-        Ok(Checked::Ready { place, card_token, draft })
+        Ok(Checked::Ready {
+            place,
+            card_token,
+            draft,
+        })
     }
 
     /// Rules about the message that is edited or patched.
     fn check_state(&mut self, api: Api, place: &Place, now_us: u64) -> Result<(), Refusal> {
         let patch_age_us = micros(self.scaled(PATCH_AGE));
-        let known = place.message.as_ref().and_then(|message_id| self.chats.message_mut(message_id));
+        let known = place
+            .message
+            .as_ref()
+            .and_then(|message_id| self.chats.message_mut(message_id));
         let Some(known) = known else { return Ok(()) };
         match api {
             Api::Edit if known.edits >= MAX_EDITS => Err(refusals::edited_too_often()),
@@ -395,18 +489,33 @@ impl State {
         let (what, key, limit) = match (api, place) {
             (Api::Create | Api::Reply, Place { user: Some(user), .. }) => ("user", user, self.limits.user_per_second),
             (Api::Create | Api::Reply, Place { chat: Some(chat), .. }) => ("chat", chat, self.limits.chat_per_second),
-            (Api::Patch, Place { message: Some(card), .. }) => ("message", card, self.limits.card_per_second),
+            (
+                Api::Patch,
+                Place {
+                    message: Some(card), ..
+                },
+            ) => ("message", card, self.limits.card_per_second),
             _ => return Ok(()),
         };
         let rules = [Rule::per_second(limit)];
-        self.windows.check(key, now_us, &rules).map_err(|_| refusals::frequency(what))?;
+        self.windows
+            .check(key, now_us, &rules)
+            .map_err(|_| refusals::frequency(what))?;
         self.windows.take(key, now_us, &rules);
         Ok(())
     }
 
     /// Lets a checked call take effect.
     pub(crate) fn commit(&mut self, ticket: Ticket, now_us: u64) -> Outcome {
-        let Ticket { at_us, api, app, place, card_token, draft, fault } = ticket;
+        let Ticket {
+            at_us,
+            api,
+            app,
+            place,
+            card_token,
+            draft,
+            fault,
+        } = ticket;
         let message_id = match api {
             Api::Create | Api::Reply => Some(self.show(api, &app, &place, &draft, at_us, now_us)),
             Api::Edit | Api::Patch | Api::CardUpdate => {
@@ -425,7 +534,17 @@ impl State {
             }
             Api::React | Api::Token => None,
         };
-        self.record(api, app.clone(), at_us, &place, draft.uuid.clone(), message_id.clone(), 0, fault.as_ref(), false);
+        self.record(
+            api,
+            app.clone(),
+            at_us,
+            &place,
+            draft.uuid.clone(),
+            message_id.clone(),
+            0,
+            fault.as_ref(),
+            false,
+        );
         Outcome {
             result: Ok(receipt(api, &app, &place, &draft, message_id)),
             fault,
@@ -433,7 +552,8 @@ impl State {
     }
 
     fn show(&mut self, api: Api, app: &Arc<str>, place: &Place, draft: &Draft, at_us: u64, now_us: u64) -> Arc<str> {
-        let message_id = self.next_message_id();
+        let serial = self.next_serial();
+        let message_id = self.message_id(serial);
         let chat = place.chat.clone().unwrap_or_default();
         let number = self.ledger.record_message(Message {
             number: 0,
@@ -461,23 +581,32 @@ impl State {
         };
         self.chats.add_message(message_id.clone(), known);
         if let Some(uuid) = &draft.uuid {
-            self.uuids.set(app, uuid, Use::Done(message_id.clone()), now_us);
+            self.uuids.set(app, uuid, Use::Done(serial), now_us);
         }
         message_id
     }
 
     /// Changes a visible message, in the chats and in the ledger.
     fn change(&mut self, place: &Place, change: impl FnOnce(&mut Message)) {
-        let Some(known) = place.message.as_ref().and_then(|message_id| self.chats.message_mut(message_id)) else {
+        let Some(known) = place
+            .message
+            .as_ref()
+            .and_then(|message_id| self.chats.message_mut(message_id))
+        else {
             return;
         };
-        let Some(message) = known.number.and_then(|number| self.ledger.message_mut(number)) else { return };
+        let Some(message) = known.number.and_then(|number| self.ledger.message_mut(number)) else {
+            return;
+        };
         change(message);
         known.edits = message.edits;
         known.recalled = message.recalled;
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of one ledger line, each from another place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the columns of one ledger line, each from another place"
+    )]
     fn record(
         &mut self,
         api: Api,
@@ -507,16 +636,23 @@ impl State {
 }
 
 enum Checked {
-    Ready { place: Place, card_token: Option<Arc<str>>, draft: Draft },
-    Repeat { receipt: Receipt },
+    Ready {
+        place: Place,
+        card_token: Option<Arc<str>>,
+        draft: Draft,
+    },
+    Repeat {
+        receipt: Receipt,
+    },
 }
 
 /// What a call that could not be located still says about where it aims.
 fn named(target: Option<&Target>) -> Place {
     match target {
-        Some(Target::Reply(message) | Target::Message(message)) => {
-            Place { message: Some(message.clone()), ..Place::default() }
-        }
+        Some(Target::Reply(message) | Target::Message(message)) => Place {
+            message: Some(message.clone()),
+            ..Place::default()
+        },
         _ => Place::default(),
     }
 }

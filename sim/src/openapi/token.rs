@@ -66,7 +66,13 @@ impl Tokens {
         self.valid.retain(|_, valid| valid.until_us > now_us);
         let token: Arc<str> = format!("t-sim{:032x}", rand::rng().random::<u128>()).into();
         let until_us = now_us + micros(self.lifetime);
-        self.valid.insert(token.clone(), Valid { app: app.clone(), until_us });
+        self.valid.insert(
+            token.clone(),
+            Valid {
+                app: app.clone(),
+                until_us,
+            },
+        );
         self.current.insert(app, token.clone());
         Ok(Issued {
             token,
@@ -76,7 +82,9 @@ impl Tokens {
 
     /// The app behind an `Authorization` header.
     pub(crate) fn authenticate(&self, header: Option<&str>, now_us: u64) -> Result<Arc<str>, Refusal> {
-        let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(refusals::token_missing)?;
+        let token = header
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(refusals::token_missing)?;
         match self.valid.get(token) {
             Some(valid) if valid.until_us > now_us => Ok(valid.app.clone()),
             _ if token.starts_with("t-") => Err(refusals::token_invalid()),

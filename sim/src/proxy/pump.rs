@@ -96,9 +96,13 @@ async fn read(
             lost = true;
             continue;
         }
-        let room = current.limit.map_or(length as u64, |limit| limit.saturating_sub(carried).min(length as u64));
+        let room = current
+            .limit
+            .map_or(length as u64, |limit| limit.saturating_sub(carried).min(length as u64));
         carried += room;
-        let passed = buffer.get(..usize::try_from(room).unwrap_or(length)).unwrap_or_default();
+        let passed = buffer
+            .get(..usize::try_from(room).unwrap_or(length))
+            .unwrap_or_default();
         last_due = last_due.max(Instant::now() + delay(&current));
         chunks.send((last_due, passed.to_vec())).await.map_err(|_| Broken)?;
         if current.limit.is_some_and(|limit| carried >= limit) {

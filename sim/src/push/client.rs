@@ -102,7 +102,9 @@ impl Client {
         // Never closed, so the only failure cannot happen; no answer is what it would mean.
         let _permit = self.permits.acquire().await.map_err(|_| ClientError::Deadline)?;
         request.headers_mut().insert(HOST, self.authority.clone());
-        timeout(self.deadline, self.exchange(request)).await.map_err(|_| ClientError::Deadline)?
+        timeout(self.deadline, self.exchange(request))
+            .await
+            .map_err(|_| ClientError::Deadline)?
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, ClientError> {
@@ -120,7 +122,9 @@ impl Client {
         };
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| ClientError::Unreadable(error.to_string()))?.to_bytes();
+        let body = body
+            .map_err(|error| ClientError::Unreadable(error.to_string()))?
+            .to_bytes();
         if sender.is_ready() || sender.ready().await.is_ok() {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         }

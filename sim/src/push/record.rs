@@ -152,7 +152,11 @@ impl Latency {
     /// The value that `quantile` (0 to 1) of all do not exceed.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
-        Duration::from_micros(self.0.as_ref().map_or(0, |histogram| histogram.value_at_quantile(quantile)))
+        Duration::from_micros(
+            self.0
+                .as_ref()
+                .map_or(0, |histogram| histogram.value_at_quantile(quantile)),
+        )
     }
 
     /// The longest.

@@ -220,7 +220,17 @@ mod tests {
     #[test]
     fn a_message_without_one_of_our_headers_is_unreadable() {
         let sent = example();
-        for name in ["oc-v", "oc-bot", "oc-app", "oc-key", "oc-type", "oc-chat", "oc-tenant", "oc-created", "oc-received"] {
+        for name in [
+            "oc-v",
+            "oc-bot",
+            "oc-app",
+            "oc-key",
+            "oc-type",
+            "oc-chat",
+            "oc-tenant",
+            "oc-created",
+            "oc-received",
+        ] {
             let kept: FieldTable = properties(&sent)
                 .headers()
                 .as_ref()

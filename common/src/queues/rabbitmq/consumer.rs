@@ -75,7 +75,9 @@ impl Consumers {
         match timeout(CALL_TIMEOUT, self.attach(&source, prefetch)).await {
             Ok(Ok((channel, consumer))) => Ok(self.serve(source, prefetch, channel, consumer)),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(QueueError(format!("consuming {source:?}: the broker answers too slowly"))),
+            Err(_) => Err(QueueError(format!(
+                "consuming {source:?}: the broker answers too slowly"
+            ))),
         }
     }
 
@@ -92,7 +94,12 @@ impl Consumers {
             Source::Dead => topology::DEAD.to_owned(),
         };
         // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
-        within(CALL_TIMEOUT, "setting the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        within(
+            CALL_TIMEOUT,
+            "setting the prefetch",
+            channel.basic_qos(prefetch, BasicQosOptions::default()),
+        )
+        .await?;
         let consuming = channel.basic_consume(
             queue.into(),
             "".into(),
@@ -148,7 +155,9 @@ impl Consumers {
         };
         match timeout(CALL_TIMEOUT, look).await {
             Ok(ready) => ready,
-            Err(_) => Err(QueueError(format!("looking at `{queue}`: the broker answers too slowly"))),
+            Err(_) => Err(QueueError(format!(
+                "looking at `{queue}`: the broker answers too slowly"
+            ))),
         }
     }
 }
@@ -183,7 +192,8 @@ impl Leave {
         match self {
             Self::Close(channel, consumer) => {
                 if channel.status().connected()
-                    && let Err(error) = within(CLOSE_TIMEOUT, "closing a channel", channel.close(200, "bye".into())).await
+                    && let Err(error) =
+                        within(CLOSE_TIMEOUT, "closing a channel", channel.close(200, "bye".into())).await
                 {
                     tracing::debug!(%error, "detaching a consumer");
                 }

@@ -208,7 +208,11 @@ impl<R: Role> Endpoint<R> {
             }
             // Said once an outage: the state is in `link` and in the metrics meanwhile.
             if !std::mem::replace(&mut outage, true) {
-                tracing::warn!(connection = broker.name, reason, "no connection to the broker; trying again");
+                tracing::warn!(
+                    connection = broker.name,
+                    reason,
+                    "no connection to the broker; trying again"
+                );
             }
             self.link.send_replace(Link::Down(reason));
             tokio::select! {

@@ -94,7 +94,11 @@ impl Publisher {
         match timeout_at(deadline, declaring).await {
             Ok(Ok(())) => {}
             Ok(Err(QueueError(reason))) => return Err(PublishError::Refused(reason)),
-            Err(_) => return Err(PublishError::Refused("declaring the bot's queue took too long".to_owned())),
+            Err(_) => {
+                return Err(PublishError::Refused(
+                    "declaring the bot's queue took too long".to_owned(),
+                ));
+            }
         }
         let lane = &self.lanes[lane_of(&envelope.bot, self.lanes.len())];
         let (answer, answered) = oneshot::channel();
@@ -106,8 +110,12 @@ impl Publisher {
         })?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(PublishError::Unknown("the connection ended before the confirm".to_owned())),
-            Err(_) => Err(PublishError::Unknown("the broker's confirm did not come in time".to_owned())),
+            Ok(Err(_)) => Err(PublishError::Unknown(
+                "the connection ended before the confirm".to_owned(),
+            )),
+            Err(_) => Err(PublishError::Unknown(
+                "the broker's confirm did not come in time".to_owned(),
+            )),
         }
     }
 }
@@ -153,7 +161,10 @@ async fn run_lane(channel: Channel, mut jobs: mpsc::Receiver<Job>, session: Arc<
     }
     jobs.close();
     while let Some(job) = jobs.recv().await {
-        answer(job.answer, Err(PublishError::Refused("the connection just ended".to_owned())));
+        answer(
+            job.answer,
+            Err(PublishError::Refused("the connection just ended".to_owned())),
+        );
     }
     // Confirms may still come while the connection is closed politely; a lost one has failed all of them already.
     while unconfirmed.next().await.is_some() {}

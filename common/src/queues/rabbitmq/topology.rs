@@ -162,7 +162,10 @@ impl Declared {
     }
 
     fn insert(&self, bot: &BotId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(bot.clone());
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(bot.clone());
     }
 
     /// The queue may be gone (deleted by an operator): the next publish declares it again.

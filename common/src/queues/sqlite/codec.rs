@@ -63,7 +63,9 @@ pub(super) fn decode(blob: Vec<u8>) -> Result<Arc<Envelope>, Unreadable> {
 fn read(blob: &Bytes) -> Result<Envelope, String> {
     let (version, rest) = blob.split_first().ok_or("it is empty")?;
     if *version != VERSION {
-        return Err(format!("it has version {version}, this program reads version {VERSION}"));
+        return Err(format!(
+            "it has version {version}, this program reads version {VERSION}"
+        ));
     }
     let (length, rest) = rest.split_first_chunk().ok_or("it is cut short")?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|error| error.to_string())?;

@@ -173,7 +173,10 @@ impl Writer {
             let before = self.rows.len();
             self.commit(&mut jobs).await;
             if before > 0 && self.rows.len() >= before {
-                tracing::warn!(rows = before, "acknowledgements could not be written; their events come again");
+                tracing::warn!(
+                    rows = before,
+                    "acknowledgements could not be written; their events come again"
+                );
                 break;
             }
         }

@@ -1,0 +1,189 @@
+//! Per bot: its rate, and whether its queue is full.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use openclaw_common::bot::{BotId, Bots};
+use openclaw_common::config::Rate;
+use openclaw_common::queue::Queue;
+use openclaw_common::telemetry;
+use tokio_util::task::TaskTracker;
+
+/// How long a measured depth is used (`design.md` §4).
+const FRESH: Duration = Duration::from_secs(1);
+/// A depth that takes longer is not waited for; the publish itself then decides.
+const MEASURE: Duration = Duration::from_millis(300);
+
+/// Measurements one event waits for while others take the room that each of them finds.
+const MEASUREMENTS: usize = 4;
+
+/// The gates of all bots.
+#[derive(Debug, Default)]
+pub(crate) struct Gates {
+    by_bot: RwLock<HashMap<BotId, Arc<Gate>>>,
+}
+
+impl Gates {
+    /// The gate of one configured bot.
+    pub(crate) fn of(&self, bot: &BotId, bots: &Bots) -> Arc<Gate> {
+        if let Some(gate) = self.by_bot.read().unwrap_or_else(PoisonError::into_inner).get(bot) {
+            return gate.clone();
+        }
+        let known = bots.now();
+        let mut by_bot = self.by_bot.write().unwrap_or_else(PoisonError::into_inner);
+        // Bots that were removed leave nothing behind.
+        by_bot.retain(|id, _| known.get(id.as_str()).is_some());
+        by_bot.entry(bot.clone()).or_default().clone()
+    }
+}
+
+/// One bot's gate.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    passed: Mutex<VecDeque<Instant>>,
+    depth: Mutex<Depth>,
+    /// Held while the depth is measured: everybody who needs it waits for the same answer.
+    measuring: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Depth {
+    /// When it was measured, and how deep the queue was.
+    measured: Option<(Instant, u64)>,
+    /// Accepted here since that measurement began.
+    since: u64,
+}
+
+enum Room {
+    Yes,
+    /// Yes, but the measurement is old.
+    Likely,
+    No,
+    /// What was accepted here since the measurement may have filled it.
+    Doubtful,
+}
+
+impl Gate {
+    /// Lets at most `rate.count` events through in any `rate.window`.
+    pub(crate) fn within(&self, rate: Rate, now: Instant) -> bool {
+        let mut passed = lock(&self.passed);
+        while passed
+            .front()
+            .is_some_and(|at| now.saturating_duration_since(*at) >= rate.window)
+        {
+            passed.pop_front();
+        }
+        let fits = passed.len() < usize::try_from(rate.count).unwrap_or(usize::MAX);
+        if fits {
+            passed.push_back(now);
+        }
+        fits
+    }
+
+    /// Whether the bot's queue has room for one more below `limit`. The depth is measured at most once a second, in the
+    /// background; sooner, and waited for, only when this node's own events may have filled the queue since.
+    pub(crate) async fn has_room(
+        self: &Arc<Self>,
+        bot: &BotId,
+        limit: u64,
+        queue: &Arc<dyn Queue>,
+        tasks: &TaskTracker,
+    ) -> bool {
+        for _ in 0..MEASUREMENTS {
+            let asked = Instant::now();
+            match self.room(limit) {
+                Room::Yes => return true,
+                Room::No => return false,
+                Room::Likely => {
+                    if let Ok(measuring) = self.measuring.clone().try_lock_owned() {
+                        let (gate, bot, queue) = (self.clone(), bot.clone(), queue.clone());
+                        tasks.spawn(async move {
+                            gate.measure(&bot, limit, &queue).await;
+                            drop(measuring);
+                        });
+                    }
+                    return true;
+                }
+                Room::Doubtful => {
+                    let measuring = self.measuring.lock().await;
+                    let measured = lock(&self.depth).measured;
+                    // Unless somebody else has just done it.
+                    if measured.is_none_or(|(at, _)| at < asked) {
+                        self.measure(bot, limit, queue).await;
+                    }
+                    drop(measuring);
+                }
+            }
+        }
+        false
+    }
+
+    /// Counts one event if there is room for it.
+    fn room(&self, limit: u64) -> Room {
+        let mut depth = lock(&self.depth);
+        let (fresh, full, measured) = match depth.measured {
+            Some((at, deep)) => (at.elapsed() < FRESH, deep >= limit, deep),
+            None => (false, false, 0),
+        };
+        if fresh && full {
+            return Room::No;
+        }
+        if measured.saturating_add(depth.since) >= limit {
+            return Room::Doubtful;
+        }
+        depth.since += 1;
+        if fresh { Room::Yes } else { Room::Likely }
+    }
+
+    /// Call it with `measuring` held.
+    async fn measure(&self, bot: &BotId, limit: u64, queue: &Arc<dyn Queue>) {
+        let counted = lock(&self.depth).since;
+        let began = Instant::now();
+        let deep = match tokio::time::timeout(MEASURE, queue.depth(bot)).await {
+            Ok(Ok(deep)) => deep,
+            Ok(Err(error)) => return self.unmeasured(bot, began, &error.to_string()),
+            Err(_) => return self.unmeasured(bot, began, "no answer in time"),
+        };
+        telemetry::QUEUE_DEPTH.set(bot.as_str(), deep as f64);
+        let mut depth = lock(&self.depth);
+        if deep >= limit && depth.measured.is_none_or(|(_, before)| before < limit) {
+            tracing::error!(%bot, deep, limit, "the queue of bot {bot} is full: its events are refused until it drains");
+        }
+        depth.measured = Some((began, deep));
+        depth.since = depth.since.saturating_sub(counted);
+    }
+
+    /// The queue cannot be asked: whether it takes events, the next publish finds out.
+    fn unmeasured(&self, bot: &BotId, began: Instant, error: &str) {
+        tracing::debug!(%bot, error, "the queue's depth is not known");
+        *lock(&self.depth) = Depth {
+            measured: Some((began, 0)),
+            since: 0,
+        };
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_the_rate_in_any_window() {
+        let gate = Gate::default();
+        let start = Instant::now();
+        let rate = Rate::per_second(5);
+        let mut passed: Vec<u64> = Vec::new();
+        for at in (0..5000).step_by(7) {
+            if gate.within(rate, start + Duration::from_millis(at)) {
+                passed.push(at);
+            }
+        }
+        assert!(passed.windows(6).all(|six| six[5] - six[0] >= 1000), "{passed:?}");
+        assert_eq!(passed.len(), 25);
+    }
+}

@@ -1,0 +1,227 @@
+//! The running node: its routes, its stop, one request from headers to answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Response};
+use openclaw_common::bot::{Bot, Bots};
+use openclaw_common::cache::Cache;
+use openclaw_common::config::Config;
+use openclaw_common::health::{Health, health_routes};
+use openclaw_common::queue::Queue;
+use openclaw_common::seal::KeyRing;
+use openclaw_common::serve::{Limits, serve};
+use openclaw_common::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::{Acceptor, Stored};
+use crate::gate::Gates;
+use crate::identify::{Push, identify};
+use crate::overload::{Capacity, Overload, Permit};
+use crate::reply::{Code, Refusal, Reply, respond};
+use crate::{address, body, card, report, route, verify};
+
+/// The answer at the latest: half a second before Feishu gives up.
+const ANSWER: Duration = Duration::from_millis(2500);
+
+/// What an ingest node works with.
+pub struct Ingest {
+    /// The node's configuration.
+    pub config: Arc<Config>,
+    /// Whom it serves; followed as it changes.
+    pub bots: Bots,
+    /// Where events go.
+    pub queue: Arc<dyn Queue>,
+    /// The duplicate filter.
+    pub cache: Arc<dyn Cache>,
+    /// What bodies are sealed with; the empty ring leaves them in the clear.
+    pub keys: Arc<KeyRing>,
+    /// Served beside the webhook, and told when the node drains.
+    pub health: Health,
+    /// How it stops.
+    pub drain: Drain,
+}
+
+/// How a node stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Not ready any more but still serving, until every load balancer has noticed.
+    pub grace: Duration,
+    /// Then, for what is still open: requests, and events being stored.
+    pub finish: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(5),
+            finish: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Serves until `shutdown`, then drains; returns when every event that was begun is stored or refused, at the latest
+/// after [`Drain`]'s times.
+pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationToken) {
+    let Ingest { health, drain, .. } = &ingest;
+    let (health, drain) = (health.clone(), *drain);
+    telemetry::install();
+    let routes = health_routes(&health, &ingest.config.monitoring);
+    let node = Arc::new(Node {
+        acceptor: Arc::new(Acceptor::new(ingest.queue, ingest.cache, ingest.keys)),
+        gates: Gates::default(),
+        overload: Overload::new(Capacity::default()),
+        report: report::Report::new(ingest.config.log.access),
+        config: ingest.config,
+        bots: ingest.bots,
+    });
+    let router = Router::new().fallback(push).with_state(node.clone()).merge(routes);
+    let limits = Limits {
+        finish: drain.finish,
+        ..Limits::default()
+    };
+    let stop = CancellationToken::new();
+    let stopping = async {
+        shutdown.cancelled().await;
+        health.drain();
+        tracing::info!(grace_ms = drain.grace.as_millis(), "draining");
+        tokio::time::sleep(drain.grace).await;
+        stop.cancel();
+        Instant::now() + drain.finish
+    };
+    let (deadline, ()) = tokio::join!(stopping, serve(listener, router, limits, stop.clone()));
+    let tasks = &node.acceptor.tasks;
+    tasks.close();
+    if tokio::time::timeout_at(deadline.into(), tasks.wait()).await.is_err() {
+        tracing::error!(
+            events = tasks.len(),
+            "stopped while events were being stored; Feishu pushes them again"
+        );
+    }
+}
+
+struct Node {
+    config: Arc<Config>,
+    bots: Bots,
+    acceptor: Arc<Acceptor>,
+    gates: Gates,
+    overload: Arc<Overload>,
+    report: report::Report,
+}
+
+async fn push(
+    State(node): State<Arc<Node>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    let begun = Instant::now();
+    let (head, body) = request.into_parts();
+    let bots = node.bots.now();
+    let bot = route::bot(&bots, &head.uri);
+    let security = bot.map_or(&node.config.security, |bot| &bot.security);
+    let client = address::client(peer.ip(), &head.headers, &security.trusted_proxies);
+    let outcome = async {
+        route::check(&bots, security, &head.uri)?;
+        if !address::allowed(security, client) {
+            return Err(Refusal::new(
+                Code::ForbiddenAddress,
+                "this address is not in `security.allowed_ips`",
+            ));
+        }
+        if head.method != Method::POST {
+            return Err(Refusal::new(Code::Method, "events are pushed with POST"));
+        }
+        let bot = bot.ok_or_else(route::no_such_bot)?;
+        let permit = node.overload.enter()?;
+        node.take(bot, &head.headers, body, begun, permit).await
+    };
+    let outcome = tokio::time::timeout(ANSWER, outcome)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::unavailable()));
+    node.finish(&head, bot.map(|bot| &**bot), client, begun, &outcome);
+    respond(&outcome)
+}
+
+impl Node {
+    async fn take(
+        &self,
+        bot: &Bot,
+        headers: &HeaderMap,
+        body: Body,
+        begun: Instant,
+        mut permit: Permit,
+    ) -> Result<Reply, Refusal> {
+        let raw = body::read(headers, body, bot.security.max_body, &mut permit).await?;
+        let opened = verify::open(bot, headers, raw)?;
+        let (mut envelope, card) = match identify(bot, &opened)? {
+            Push::Challenge(challenge) => return Ok(Reply::Challenge(challenge)),
+            Push::Event { envelope, card } => (envelope, card),
+        };
+        drop(opened);
+        envelope.traceparent = traceparent(headers).map(Into::into);
+        let gate = self.gates.of(&bot.id, &self.bots);
+        if let Some(rate) = bot.security.rate_limit
+            && !gate.within(rate, Instant::now())
+        {
+            return Err(Refusal::new(
+                Code::RateLimited,
+                "the bot gets more events than `security.rate_limit`",
+            ));
+        }
+        self.acceptor.check_link()?;
+        let Acceptor { queue, tasks, .. } = &*self.acceptor;
+        if !gate.has_room(&bot.id, bot.message.queue_size, queue, tasks).await {
+            return Err(Refusal::new(
+                Code::QueueFull,
+                "the bot's queue is full (`message.queue_size`): push the event again later",
+            ));
+        }
+        let stored = self
+            .acceptor
+            .accept(envelope, bot.message.dedup_ttl, begun, permit)
+            .await?;
+        Ok(match stored {
+            _ if card => Reply::Card(card::answer(bot.feishu.card_toast.as_ref())),
+            Stored::New => Reply::Accepted,
+            Stored::Before => Reply::Duplicate,
+        })
+    }
+
+    fn finish(
+        &self,
+        head: &Parts,
+        bot: Option<&Bot>,
+        client: Option<IpAddr>,
+        begun: Instant,
+        outcome: &Result<Reply, Refusal>,
+    ) {
+        let took = begun.elapsed();
+        telemetry::ACCEPT_SECONDS.record(took);
+        match outcome {
+            Ok(reply) => telemetry::EVENTS.add(reply.result()),
+            Err(refusal) => {
+                telemetry::EVENTS.add(refusal.code.as_str());
+                let server = refusal.code.status().is_server_error();
+                telemetry::HTTP_ERRORS.add(if server { "5xx" } else { "4xx" });
+            }
+        }
+        self.report.request(head, bot, client, took, outcome);
+    }
+}
+
+/// A W3C trace context, when it is one.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let fits = |(index, byte): (usize, u8)| match index {
+        2 | 35 | 52 => byte == b'-',
+        _ => is_hex(byte),
+    };
+    (text.len() == 55 && text.bytes().enumerate().all(fits)).then_some(text)
+}
