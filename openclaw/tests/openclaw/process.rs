@@ -69,7 +69,10 @@ impl Process {
     }
 
     /// Waits until `/readyz` says 200.
-    #[expect(clippy::disallowed_methods, reason = "one call in a test, which has a deadline of its own")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one call in a test, which has a deadline of its own"
+    )]
     pub(crate) async fn ready(&self) {
         let url = format!("http://{}/readyz", self.address);
         let log = self.log.clone();
