@@ -236,8 +236,9 @@ impl Pusher {
     /// `None` once the pusher is stopped.
     async fn enqueue(&self, event: Event, due_us: u64) -> Option<oneshot::Receiver<Pushed>> {
         let permit = tokio::select! {
-            permit = self.inner.outstanding.clone().acquire_owned() => permit.ok()?,
+            biased;
             () = self.inner.stop.cancelled() => return None,
+            permit = self.inner.outstanding.clone().acquire_owned() => permit.ok()?,
         };
         let (done, receiver) = oneshot::channel();
         let job = Job {

