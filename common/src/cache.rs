@@ -31,7 +31,7 @@ pub trait Cache: Send + Sync + 'static {
     async fn release(&self, key: &EventKey, token: &str) -> Result<(), CacheError>;
 
     /// Takes one send slot that fits **every** level at once, within `horizon`; takes nothing otherwise.
-    /// An empty `levels` grants at once; a level of count 0 never grants. Name the level that most sends share first.
+    /// An empty `levels` grants at once; a level of count 0 never grants. Name the widest level first.
     /// For sending use [`crate::quota::Quota`], which waits, queues and survives an outage.
     ///
     /// # Errors

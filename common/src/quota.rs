@@ -38,6 +38,10 @@ pub const HORIZON: Duration = Duration::from_millis(300);
 /// Whoever has no memory grants nothing for this long **plus the horizon**: the forgotten slots may lie that far ahead.
 pub const QUIET: Duration = Duration::from_millis(1100);
 
+/// Keys of levels that one process serves at a time begin with this: while the cache is down it may use most of them. Every
+/// other level is shared, and divided.
+pub const BOT: &str = "b:";
+
 /// Up to this count a level's slots are searched for gaps. Above it a slot needs its N-th newest predecessor to be a window
 /// old: as strict, one lookup whatever N is, and blind only to gaps before reservations, which are rare among so many.
 pub const LARGEST_SEARCHED: u32 = 50;

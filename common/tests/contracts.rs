@@ -1,13 +1,7 @@
-//! The promises of the three seams, each proved on both of its backends, and of the configuration folder.
-
-mod contracts {
-    mod config;
-//! The promises of the three seams, each proved on both of its backends.
-
-mod contracts {
-    mod queue;
-//! Every promise of the three seams, over both implementations of each.
+//! The seams' promises, checked on every backend, and the configuration on real files.
 
 mod contracts {
     mod cache;
+    mod config;
+    mod queue;
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 use openclaw_common::health;
 use openclaw_common::serve::{self, Limits};
 use openclaw_common::store::Store;
+use openclaw_ingest::{Drain, Ingest};
+use openclaw_worker::Worker;
+use openclaw_worker::feishu::ClientError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +18,6 @@ use crate::node::{self, Needs, Node};
 use crate::signals;
 
 const MIGRATE_RETRY: Duration = Duration::from_secs(1);
-/// How long a role behind a load balancer serves on after it has said that it is not ready (`reliability.md` §8).
-const GRACE: Duration = Duration::from_secs(5);
 
 /// `openclaw run`: ingest and worker in one process.
 pub(crate) async fn run(arguments: cli::Node) -> Result<(), Failure> {
@@ -37,10 +38,10 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
             .run_until_cancelled_owned(migrate(node.seams.store.clone())),
     );
     let worker_stop = CancellationToken::new();
-    let worker = tokio::spawn(openclaw_worker::run(worker_parts(&node), worker_stop.clone()));
+    let worker = tokio::spawn(openclaw_worker::run(worker_of(&node), worker_stop.clone()));
     // The worker stops last: it closes the queue that ingest publishes to.
     let served = tokio::spawn(openclaw_ingest::run(
-        ingest_parts(&node, Duration::ZERO),
+        ingest_of(&node, Drain { grace: Duration::ZERO, ..Drain::default() }),
         listener,
         stop,
     ))
@@ -49,7 +50,7 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
     let worked = worker.await;
     node.finish().await;
     joined(served)?;
-    joined(worked)
+    worker_ended(worked)
 }
 
 /// `openclaw ingest`
@@ -60,7 +61,7 @@ pub(crate) async fn ingest(arguments: cli::Node) -> Result<(), Failure> {
         publishes: true,
         works: false,
     });
-    let served = tokio::spawn(openclaw_ingest::run(ingest_parts(&node, GRACE), listener, stop)).await;
+    let served = tokio::spawn(openclaw_ingest::run(ingest_of(&node, Drain::default()), listener, stop)).await;
     node.seams.queue.close().await;
     node.finish().await;
     joined(served)
@@ -86,19 +87,31 @@ pub(crate) async fn worker(arguments: cli::Node) -> Result<(), Failure> {
         draining.cancelled().await;
         health.drain();
     });
-    let worked = tokio::spawn(openclaw_worker::run(worker_parts(&node), stop)).await;
+    let worked = tokio::spawn(openclaw_worker::run(worker_of(&node), stop)).await;
     node.finish().await;
-    joined(worked)
+    worker_ended(worked)
 }
 
-fn worker_parts(node: &Node) -> openclaw_worker::Parts {
-    openclaw_worker::Parts {
+fn ingest_of(node: &Node, drain: Drain) -> Ingest {
+    Ingest {
+        config: node.config.clone(),
+        bots: node.bots.clone(),
+        queue: node.seams.queue.clone(),
+        cache: node.seams.cache.clone(),
+        keys: node.keys.clone(),
+        health: node.health.clone(),
+        drain,
+    }
+}
+
+fn worker_of(node: &Node) -> Worker {
+    Worker {
         config: node.config.clone(),
         bots: node.bots.clone(),
         queue: node.seams.queue.clone(),
         cache: node.seams.cache.clone(),
         store: node.seams.store.clone(),
-        key_ring: node.key_ring.clone(),
+        keys: node.keys.clone(),
         id: node.id.clone(),
     }
 }
@@ -118,5 +131,10 @@ fn stop_token() -> Result<CancellationToken, Failure> {
 fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<(), Failure> {
     ended
         .map(drop)
-        .map_err(|error| anyhow::anyhow!("a role ended by a bug: {error}").into())
+        .map_err(|error| anyhow::anyhow!("ingest ended by a bug: {error}").into())
+}
+
+fn worker_ended(ended: Result<Result<(), ClientError>, tokio::task::JoinError>) -> Result<(), Failure> {
+    let ended = ended.map_err(|error| anyhow::anyhow!("the worker ended by a bug: {error}"))?;
+    Ok(ended.map_err(|error| anyhow::anyhow!(error))?)
 }

@@ -1,18 +1,20 @@
 //! Memory that cannot grow for ever: the oldest entry makes room for the newest, and the loss is counted.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
 
 /// A map that forgets its oldest key when it is full. Entries are never removed singly, so each key is in `order` once.
 #[derive(Debug)]
-pub(crate) struct BoundedMap<V> {
-    entries: HashMap<Arc<str>, V>,
-    order: VecDeque<Arc<str>>,
+pub(crate) struct BoundedMap<V, K = Arc<str>> {
+    entries: HashMap<K, V>,
+    order: VecDeque<K>,
     capacity: usize,
     evicted: u64,
 }
 
-impl<V> BoundedMap<V> {
+impl<V, K: Clone + Eq + Hash> BoundedMap<V, K> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             entries: HashMap::new(),
@@ -23,7 +25,7 @@ impl<V> BoundedMap<V> {
     }
 
     /// Inserts or replaces; a replaced key keeps its age.
-    pub(crate) fn insert(&mut self, key: Arc<str>, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         if let Some(old) = self.entries.get_mut(&key) {
             *old = value;
             return;
@@ -36,11 +38,17 @@ impl<V> BoundedMap<V> {
         self.entries.insert(key, value);
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&V> {
+    pub(crate) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.entries.get(key)
     }
 
-    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut V> {
+    pub(crate) fn get_mut<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
         self.entries.get_mut(key)
     }
 
@@ -108,5 +116,19 @@ impl<T> Ring<T> {
     /// How many entries were forgotten.
     pub(crate) fn forgotten(&self) -> u64 {
         self.first
+    }
+}
+
+/// Stands for a pair of strings in 16 bytes; among a thousand million pairs a collision has a chance of 10⁻²¹.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fingerprint(u64, u64);
+
+/// Makes fingerprints, by two hashes with keys of their own.
+#[derive(Debug, Default)]
+pub(crate) struct Fingerprints(RandomState, RandomState);
+
+impl Fingerprints {
+    pub(crate) fn of(&self, app: &str, key: &str) -> Fingerprint {
+        Fingerprint(self.0.hash_one((app, key)), self.1.hash_one((app, key)))
     }
 }

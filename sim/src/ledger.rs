@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::bounded::{BoundedMap, Ring};
+use crate::bounded::{BoundedMap, Fingerprint, Fingerprints, Ring};
 use crate::openapi::Api;
 use crate::rolling::{MINUTE_US, Peak, RollingSet, SECOND_US};
 
 /// Keys of one level counted exactly at one time; idle ones beyond this are folded into their maximum.
 const LEVEL_KEYS: usize = 100_000;
+
+/// The code of a call that a fault swallowed: nothing was done, no code was decided.
+pub const NO_CODE: i64 = -1;
 
 /// A message a person in the chat can see.
 #[derive(Clone, Debug, Serialize)]
@@ -65,7 +68,7 @@ pub struct Call {
     pub reply_to: Option<Arc<str>>,
     /// The visible message it made, or found made under its uuid.
     pub message_id: Option<Arc<str>>,
-    /// What the platform decided: 0 is success. A fault may have answered something else, or nothing.
+    /// What the platform decided: 0 is success, [`NO_CODE`] nothing. A fault may have answered something else, or nothing.
     pub code: i64,
     /// The fault that was in force.
     pub fault: Option<Arc<str>>,
@@ -120,20 +123,22 @@ pub struct Ledger {
     calls: Ring<Call>,
     messages: Ring<Message>,
     totals: Totals,
-    replies: BoundedMap<u32>,
-    uuids: BoundedMap<u32>,
+    fingerprints: Fingerprints,
+    replies: BoundedMap<u32, Fingerprint>,
+    uuids: BoundedMap<u32, Fingerprint>,
     levels: [(Level, RollingSet); 6],
 }
 
 impl Ledger {
-    pub(crate) fn new(keep: usize) -> Self {
+    pub(crate) fn new(keep: usize, keep_ids: usize) -> Self {
         let level = |level, window_us| (level, RollingSet::new(window_us, LEVEL_KEYS));
         Self {
             calls: Ring::new(keep),
             messages: Ring::new(keep),
             totals: Totals::default(),
-            replies: BoundedMap::new(keep),
-            uuids: BoundedMap::new(keep),
+            fingerprints: Fingerprints::default(),
+            replies: BoundedMap::new(keep_ids),
+            uuids: BoundedMap::new(keep_ids),
             levels: [
                 level(Level::Bot, SECOND_US),
                 level(Level::App, SECOND_US),
@@ -172,13 +177,14 @@ impl Ledger {
         message.number = self.messages.next_number();
         self.totals.visible += 1;
         if let Some(reply_to) = &message.reply_to {
-            match count_one(&mut self.replies, &message.app, reply_to) {
+            match count_one(&mut self.replies, self.fingerprints.of(&message.app, reply_to)) {
                 1 => self.totals.replied += 1,
                 _ => self.totals.extra_replies += 1,
             }
         }
         if let Some(uuid) = &message.uuid {
-            self.totals.repeated_uuids += u64::from(count_one(&mut self.uuids, &message.app, uuid) > 1);
+            self.totals.repeated_uuids +=
+                u64::from(count_one(&mut self.uuids, self.fingerprints.of(&message.app, uuid)) > 1);
         }
         let number = message.number;
         self.messages.push(message);
@@ -253,13 +259,12 @@ impl Ledger {
     }
 }
 
-fn count_one(counts: &mut BoundedMap<u32>, app: &str, key: &str) -> u32 {
-    let key = format!("{app}/{key}");
+fn count_one(counts: &mut BoundedMap<u32, Fingerprint>, key: Fingerprint) -> u32 {
     if let Some(count) = counts.get_mut(&key) {
         *count += 1;
         return *count;
     }
-    counts.insert(key.into(), 1);
+    counts.insert(key, 1);
     1
 }
 

@@ -27,8 +27,10 @@ pub struct Options {
     pub token_lifetime: Duration,
     /// What a reply to a message nobody made known gets.
     pub unknown_messages: UnknownMessages,
-    /// Calls, messages, uuids and known messages remembered, each. Totals and maxima cover the whole run anyway.
+    /// Calls, messages and known messages remembered, each. Totals and maxima cover the whole run anyway.
     pub keep: usize,
+    /// Uuids and message ids counted, each (about 100 bytes apiece): what collapses repeats and finds doubles.
+    pub keep_ids: usize,
     /// Makes faults with a probability repeatable.
     pub seed: u64,
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             token_lifetime: Duration::from_secs(7200),
             unknown_messages: UnknownMessages::default(),
             keep: 500_000,
+            keep_ids: 4_000_000,
             seed: 1,
         }
     }
@@ -76,10 +79,10 @@ impl State {
             tokens: Tokens::new(&options.apps, options.token_lifetime),
             limits: options.limits.clone(),
             windows: Windows::default(),
-            uuids: Uuids::new(scaled(UUID_WINDOW, options.time_scale), options.keep),
+            uuids: Uuids::new(scaled(UUID_WINDOW, options.time_scale), options.keep_ids),
             chats: Chats::new(options.unknown_messages, options.keep),
             faults: Faults::new(options.seed),
-            ledger: Ledger::new(options.keep),
+            ledger: Ledger::new(options.keep, options.keep_ids),
             time_scale: options.time_scale,
             instance: rand::random(),
             made: 0,
@@ -90,9 +93,14 @@ impl State {
         scaled(duration, self.time_scale)
     }
 
-    pub(crate) fn next_message_id(&mut self) -> Arc<str> {
+    /// The serial of the next message an app makes.
+    pub(crate) fn next_serial(&mut self) -> u64 {
         self.made += 1;
-        format!("om_x{:08x}{:016x}", self.instance, self.made).into()
+        self.made
+    }
+
+    pub(crate) fn message_id(&self, serial: u64) -> Arc<str> {
+        format!("om_x{:08x}{serial:016x}", self.instance).into()
     }
 }
 

@@ -17,7 +17,10 @@ pub(crate) fn database() -> String {
     address("OPENCLAW_TEST_DATABASE_URL")
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests have no configuration file: `./dev test` tells them by variables")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests have no configuration file: `./dev test` tells them by variables"
+)]
 fn address(name: &str) -> String {
     std::env::var(name).ok().or_else(|| written(name)).unwrap_or_else(|| {
         panic!("{name} is not set and no servers are running: run `./dev test`, or `./dev services up` once before `cargo test`")

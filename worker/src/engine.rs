@@ -24,7 +24,7 @@ pub(crate) struct Engine {
     pub(crate) commits: Commits,
     pub(crate) quota: Quota,
     pub(crate) feishu: Client,
-    pub(crate) key_ring: Arc<KeyRing>,
+    pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,
     /// Every task of the worker, so that none is orphaned.
     pub(crate) tracker: TaskTracker,

@@ -54,7 +54,7 @@ use crate::pulse::Pulse;
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// What a worker works with.
-pub struct Parts {
+pub struct Worker {
     /// The node's configuration.
     pub config: Arc<Config>,
     /// The bots, as they change.
@@ -66,7 +66,7 @@ pub struct Parts {
     /// What has happened.
     pub store: Arc<dyn Store>,
     /// Opens sealed bodies.
-    pub key_ring: Arc<KeyRing>,
+    pub keys: Arc<KeyRing>,
     /// Unique a process; shown to the other workers.
     pub id: String,
 }
@@ -76,16 +76,16 @@ pub struct Parts {
 ///
 /// # Errors
 /// When no HTTPS client can be made: the machine has no certificates.
-pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), ClientError> {
-    let Parts {
+pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), ClientError> {
+    let Worker {
         config,
         bots,
         queue,
         cache,
         store,
-        key_ring,
+        keys,
         id,
-    } = parts;
+    } = worker;
     let tracker = TaskTracker::new();
     let hard_stop = CancellationToken::new();
     let engine = Arc::new(Engine {
@@ -97,7 +97,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Client
         bots,
         queue: queue.clone(),
         store,
-        key_ring,
+        keys,
         tracker: tracker.clone(),
         drain: shutdown.clone(),
     });

@@ -269,7 +269,7 @@ impl Run {
                 tried: index == 0,
             })
             .collect();
-        match self.engine.key_ring.seal(&row.envelope.key, plan.encode()) {
+        match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
             Ok(plan) => self.commit(row, Step::Plan { plan, actions }).await.map(|()| None),
             Err(error) => self
                 .die(row, Vec::new(), "handler", None, error.to_string())
@@ -325,7 +325,7 @@ impl Run {
 
     fn open(&self, row: &Row, bytes: &Bytes) -> Result<Bytes, String> {
         self.engine
-            .key_ring
+            .keys
             .open(&row.envelope.key, bytes)
             .map_err(|error| error.to_string())
     }

@@ -109,9 +109,7 @@ impl Runner {
     pub(crate) async fn run(mut self) -> Option<Deliveries> {
         let mut reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
         loop {
-            let Some(bot) = self.engine.bots.now().get(self.bot.as_str()).cloned() else {
-                return None;
-            };
+            let bot = self.engine.bots.now().get(self.bot.as_str()).cloned()?;
             let attached = tokio::select! {
                 attached = self.engine.queue.consume(Source::Bot(self.bot.clone()), prefetch(&bot)) => attached,
                 () = self.engine.drain.cancelled() => return None,

@@ -4,5 +4,6 @@ mod worker {
     mod client;
     mod handler;
     mod script;
+    mod simulated;
     mod token;
 }

@@ -33,19 +33,14 @@ const DEDUP_LIMIT: Duration = Duration::from_millis(50);
 /// Time limit of every other call.
 const LIMIT: Duration = Duration::from_millis(100);
 
+const BORN: &str = "openclaw:{quota}:born";
 const WORKERS: &str = "openclaw:workers";
 // The tag is the other key's whole name, so that both are in one slot.
 const NOTES: &str = "openclaw:notes:{openclaw:workers}";
 
 macro_rules! script {
-    ($file:literal) => {
-        Script::new(include_str!(concat!("redis/", $file, ".lua")))
-    };
-    (timed $file:literal) => {
-        Script::new(concat!(
-            include_str!("redis/now.lua"),
-            include_str!(concat!("redis/", $file, ".lua"))
-        ))
+    ($($file:literal)+) => {
+        Script::new(concat!($(include_str!(concat!("redis/", $file, ".lua"))),+))
     };
 }
 
@@ -73,16 +68,16 @@ impl Redis {
     /// When the URL is malformed: the configuration's fault.
     pub fn connect(url: &Secret) -> Result<Self, CacheError> {
         Ok(Self {
-            link: Link::open(url)?,
+            link: Link::open(url, script!("now" "born"), BORN)?,
             guard: Guard::new(),
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),
-            take: script!(timed "take"),
-            give_back: script!(timed "give_back"),
-            pause: script!(timed "pause"),
+            take: script!("now" "born" "take"),
+            give_back: script!("now" "give_back"),
+            pause: script!("now" "pause"),
             claim: script!("claim"),
             remove_if: script!("remove_if"),
-            beat: script!(timed "beat"),
+            beat: script!("now" "beat"),
             leave: script!("leave"),
         })
     }
@@ -145,7 +140,7 @@ impl Cache for Redis {
         let late = self.guard.now();
         let nonce = format!("{}:{}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
         let mut call = self.take.prepare_invoke();
-        call.key("openclaw:{quota}:born").key("openclaw:{quota}:late");
+        call.key(BORN).key("openclaw:{quota}:late");
         call.arg(&epoch.run_id)
             .arg(nonce)
             .arg(micros(horizon))

@@ -85,13 +85,13 @@ impl Board {
         let paused = levels.iter().map(|level| self.paused_until(level)).max().unwrap_or(0);
         let mut at = now.max(quiet).max(paused);
         let mut moved = true;
-        let mut last = 0;
+        let mut narrowest = 0;
         while moved {
             moved = false;
             for (index, level) in levels.iter().enumerate() {
                 let fits = self.earliest(level, at);
                 if fits > at {
-                    (at, last, moved) = (fits, index, true);
+                    (at, narrowest, moved) = (fits, narrowest.max(index), true);
                 }
             }
         }
@@ -100,7 +100,7 @@ impl Board {
             return Offer::Slot { at, id };
         }
         // The level that alone is closed until then holds up all who share it. When only the combination is, blame the
-        // last one named: the narrowest, whose other senders lose least by waiting too.
+        // last one named of those that matter: the narrowest, whose other senders lose least by waiting too.
         let alone = levels.iter().position(|level| {
             let from = now.max(quiet).max(self.paused_until(level));
             self.earliest(level, from) == at
@@ -109,7 +109,7 @@ impl Board {
         let again = at.saturating_sub(horizon / 2).max(now);
         Offer::Later {
             again,
-            level: alone.unwrap_or(last),
+            level: alone.unwrap_or(narrowest),
         }
     }
 
@@ -223,8 +223,10 @@ impl Log {
         {
             self.slots.pop_front();
         }
-        let index = self.slots.partition_point(|slot| *slot < (at, id));
-        self.slots.insert(index, (at, id));
+        // Named twice among the levels of one send, it still is one send.
+        if let Err(index) = self.slots.binary_search(&(at, id)) {
+            self.slots.insert(index, (at, id));
+        }
     }
 
     /// The earliest time from `from` on that leaves at most `count` slots in every window.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Board, GUARD, Offer, QUIET};
+use super::{BOT, Board, GUARD, Offer, QUIET};
 use crate::cache::Level;
 
 /// How long calls must have failed before the process goes on alone: a server that forks or stalls for a moment is not down.
@@ -44,7 +44,7 @@ pub(super) struct Fallback {
     max_workers: u32,
     board: Board,
     mode: Mode,
-    /// While alone: since when each first level has been served, and when it was last asked for.
+    /// While alone: since when each bot has been served, and when it was last asked for.
     served: HashMap<String, (u64, u64)>,
 }
 
@@ -150,10 +150,10 @@ impl Fallback {
         self.board.pause(key, until);
     }
 
-    /// Takes a slot of this process's share. The first level is the bot's, which one process serves at a time.
+    /// Takes a slot of this process's share.
     pub(super) fn take(&mut self, now: Instant, levels: &[Level]) -> Offer {
         let now = self.micros(now);
-        if let Some(bot) = levels.first()
+        if let Some((index, bot)) = levels.iter().enumerate().find(|(_, level)| level.key.starts_with(BOT))
             && !self.board.remembers(now, &bot.key)
         {
             let recent = now.saturating_sub(duration_micros(SERVED));
@@ -162,19 +162,19 @@ impl Fallback {
             *last = now;
             let again = *since + duration_micros(QUIET + self.horizon);
             if now < again {
-                return Offer::Later { again, level: 0 };
+                return Offer::Later { again, level: index };
             }
         }
-        let share = |(index, level): (usize, &Level)| Level {
+        let share = |level: &Level| Level {
             key: level.key.clone(),
             count: match level.count {
                 0 => 0,
-                count if index == 0 => own_share(count),
+                count if level.key.starts_with(BOT) => own_share(count),
                 count => (count / self.max_workers).max(1),
             },
             window: level.window,
         };
-        let shares: Vec<Level> = levels.iter().enumerate().map(share).collect();
+        let shares: Vec<Level> = levels.iter().map(share).collect();
         self.board.take(now, &shares, self.horizon)
     }
 

@@ -98,8 +98,8 @@ impl Quota {
         }
     }
 
-    /// Waits until one message may be sent that counts against all `levels`, the bot's first, the narrowest last. The
-    /// caller sends at once.
+    /// Waits until one message may be sent that counts against all `levels`, the widest first, the narrowest (a chat) last.
+    /// The caller sends at once.
     ///
     /// # Errors
     /// [`Refused`]: cancelled, or a wait of minutes. An unreachable cache is no error, only slower.

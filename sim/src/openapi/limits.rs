@@ -148,3 +148,63 @@ impl Windows {
         calls.push_back(now_us);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: [Rule; 2] = [
+        Rule {
+            limit: Some(5),
+            window_us: SECOND_US,
+        },
+        Rule {
+            limit: Some(8),
+            window_us: MINUTE_US,
+        },
+    ];
+
+    fn admit(windows: &mut Windows, now_us: u64) -> Result<(), Full> {
+        let key: Arc<str> = "k".into();
+        windows.check(&key, now_us, &RULES)?;
+        windows.take(&key, now_us, &RULES);
+        Ok(())
+    }
+
+    #[test]
+    fn the_sixth_call_passes_one_window_after_the_first_and_not_a_microsecond_earlier() {
+        let mut windows = Windows::default();
+        for now_us in 0..5 {
+            assert_eq!(admit(&mut windows, now_us), Ok(()));
+        }
+        let full = Full {
+            limit: 5,
+            reset: Duration::from_micros(1),
+        };
+        assert_eq!(admit(&mut windows, SECOND_US - 1), Err(full));
+        assert_eq!(admit(&mut windows, SECOND_US), Ok(()));
+        // The second call is still inside.
+        assert_eq!(admit(&mut windows, SECOND_US), Err(full));
+    }
+
+    #[test]
+    fn the_longer_window_holds_when_the_shorter_is_free() {
+        let mut windows = Windows::default();
+        for turn in 0..8 {
+            assert_eq!(admit(&mut windows, turn * SECOND_US), Ok(()));
+        }
+        let full = Full {
+            limit: 8,
+            reset: Duration::from_secs(50),
+        };
+        assert_eq!(admit(&mut windows, 10 * SECOND_US), Err(full));
+        assert_eq!(admit(&mut windows, MINUTE_US), Ok(()));
+    }
+
+    #[test]
+    fn a_limit_of_nothing_lets_nothing_pass_and_no_limit_lets_everything() {
+        let windows = Windows::default();
+        assert!(windows.check("k", 0, &[Rule::per_second(Some(0))]).is_err());
+        assert!(windows.check("k", 0, &[Rule::per_second(None)]).is_ok());
+    }
+}

@@ -4,24 +4,23 @@
 //! real scope is not published: per app, shared by create and reply, is the reading under which a client that derives
 //! its uuids carelessly loses most.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bounded::BoundedMap;
+use crate::bounded::{BoundedMap, Fingerprint, Fingerprints};
 use crate::clock::micros;
 
 /// How long a uuid holds (`feishu-protocol.md` §6.2), before the time scale.
 pub(crate) const UUID_WINDOW: Duration = Duration::from_secs(3600);
 
 /// What is known of a uuid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// Unused, or so long ago that it may be used again.
     Free,
     /// The first request has not finished.
     InFlight,
-    /// It made this message.
-    Done(Arc<str>),
+    /// It made the message with this serial.
+    Done(u64),
 }
 
 #[derive(Debug)]
@@ -33,7 +32,8 @@ struct Entry {
 /// All uuids of the last hour.
 #[derive(Debug)]
 pub(crate) struct Uuids {
-    entries: BoundedMap<Entry>,
+    entries: BoundedMap<Entry, Fingerprint>,
+    fingerprints: Fingerprints,
     window_us: u64,
 }
 
@@ -41,14 +41,15 @@ impl Uuids {
     pub(crate) fn new(window: Duration, capacity: usize) -> Self {
         Self {
             entries: BoundedMap::new(capacity),
+            fingerprints: Fingerprints::default(),
             window_us: micros(window),
         }
     }
 
     pub(crate) fn state(&self, app: &str, uuid: &str, now_us: u64) -> Use {
-        match self.entries.get(&key(app, uuid)) {
-            Some(entry) if !matches!(entry.state, Use::Done(_)) || now_us - entry.at_us < self.window_us => {
-                entry.state.clone()
+        match self.entries.get(&self.fingerprints.of(app, uuid)) {
+            Some(entry) if entry.state == Use::InFlight || now_us.saturating_sub(entry.at_us) < self.window_us => {
+                entry.state
             }
             _ => Use::Free,
         }
@@ -58,16 +59,12 @@ impl Uuids {
         let window_us = self.window_us;
         self.entries
             .expire(|entry| entry.state != Use::InFlight && now_us.saturating_sub(entry.at_us) >= window_us);
-        self.entries
-            .insert(key(app, uuid).into(), Entry { state, at_us: now_us });
+        let key = self.fingerprints.of(app, uuid);
+        self.entries.insert(key, Entry { state, at_us: now_us });
     }
 
     /// Uuids forgotten before their hour was over.
     pub(crate) fn forgotten(&self) -> u64 {
         self.entries.evicted()
     }
-}
-
-fn key(app: &str, uuid: &str) -> String {
-    format!("{app}/{uuid}")
 }

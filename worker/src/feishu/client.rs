@@ -93,13 +93,10 @@ impl Client {
             .body(request.body.clone());
         match self.http.call(call).await {
             Ok(answer) => judge(&answer),
-            Err((broken, reason)) => Verdict::Ended(match broken {
-                Broken::Address => bad_address(&reason),
-                Broken::Before | Broken::Within => Outcome::Transient {
-                    ambiguous: broken == Broken::Within,
-                    code: None,
-                    message: format!("Feishu did not answer: {reason}"),
-                },
+            Err((broken, reason)) => Verdict::Ended(Outcome::Transient {
+                ambiguous: broken == Broken::Within,
+                code: None,
+                message: format!("Feishu did not answer: {reason}"),
             }),
         }
     }
@@ -112,14 +109,6 @@ fn no_token(error: TokenError) -> Outcome {
         ambiguous: false,
         code: error.code,
         message: error.to_string(),
-    }
-}
-
-fn bad_address(reason: &str) -> Outcome {
-    Outcome::Permanent {
-        code: None,
-        message: format!("`feishu.base_url` is not an address: {reason}"),
-        needs_operator: true,
     }
 }
 
@@ -226,7 +215,12 @@ impl Request {
                 },
             ),
         };
-        let url = Url::parse(&format!("{base_url}{path}")).map_err(|reason| bad_address(&reason.to_string()))?;
+        let url = Url::parse(&format!("{base_url}{path}")).map_err(|reason| Outcome::Transient {
+            // Like wrong credentials: it waits for the file to be corrected.
+            ambiguous: false,
+            code: None,
+            message: format!("`feishu.base_url` is not an address: {reason}"),
+        })?;
         let body = serde_json::to_vec(&body).map_err(|reason| Outcome::Permanent {
             code: None,
             message: format!("the action cannot be encoded: {reason}"),

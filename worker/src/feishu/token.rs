@@ -20,11 +20,10 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use openclaw_common::bot::Bot;
-use openclaw_common::cache::Cache;
+use openclaw_common::cache::{Cache, CacheError};
 use openclaw_common::secret::Secret;
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -186,7 +185,7 @@ impl Tokens {
                 return Ok(copy.token.clone());
             }
             if now < copy.end {
-                self.look_in_background(bot, &app);
+                self.look_in_background(bot, &app, copy);
                 return Ok(copy.token.clone());
             }
         }
@@ -226,33 +225,19 @@ impl Tokens {
         apps.entry(app_id.clone()).or_default().clone()
     }
 
-    fn look_in_background(&self, bot: &Bot, app: &Arc<App>) {
-        let Ok(flight) = app.flight.clone().try_lock_owned() else {
+    fn look_in_background(&self, bot: &Bot, app: &Arc<App>, copy: &Arc<Held>) {
+        let Ok(mut flight) = app.flight.clone().try_lock_owned() else {
             return; // Somebody is already looking.
         };
-        let (shop, login, app) = (self.shop.clone(), Login::of(bot), app.clone());
+        let (shop, login, app, copy) = (self.shop.clone(), Login::of(bot), app.clone(), copy.clone());
         let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         while looking.try_join_next().is_some() {}
-        looking.spawn(async move { shop.look(&login, &app, flight).await });
+        looking.spawn(async move { shop.look(&login, &app, &copy, &mut flight).await });
     }
 }
 
 impl Shop {
-    /// Looks for a newer token while the old one serves on.
-    async fn look(&self, login: &Login, app: &App, mut flight: OwnedMutexGuard<Option<Failure>>) {
-        if self.obtain(login, app, &mut flight, None).await.is_err() {
-            // Logged where it failed. Not again at every send, though.
-            if let Some(copy) = app.copy.load_full() {
-                app.copy.store(Some(Arc::new(Held {
-                    token: copy.token.clone(),
-                    look: Instant::now() + REFUSED,
-                    ..*copy
-                })));
-            }
-        }
-    }
-
-    /// The others' token if they have one, else a bought one. `refused`: any but this.
+    /// For a send that has no token: the others' if they have one, else a bought one. `refused`: any but this.
     async fn obtain(
         &self,
         login: &Login,
@@ -263,9 +248,73 @@ impl Shop {
         if let Some(failure) = failure.as_ref().filter(|failure| Instant::now() < failure.until) {
             return Err(failure.error.clone());
         }
-        if let Some(token) = self.borrow(login, app, refused).await {
-            return Ok(token);
+        match self.borrow(login, app, refused).await {
+            Some(token) => Ok(token),
+            None => self.purchase(login, app, failure).await,
         }
+    }
+
+    /// The others' token; `None`: it is on us to buy, also when the cache is down.
+    async fn borrow(&self, login: &Login, app: &App, refused: Option<&Token>) -> Option<Arc<Token>> {
+        let (key, fresh_key) = (login.key(), login.fresh_key());
+        if let Some(refused) = refused {
+            // Only what was refused: another worker may have put a good one there meanwhile.
+            self.cache.remove_if(&key, refused.bytes()).await.ok()?;
+            self.cache.remove_if(&fresh_key, refused.bytes()).await.ok()?;
+        }
+        let patience = Instant::now() + PATIENCE;
+        let mut another_buys = false;
+        loop {
+            if let Some(token) = self.shared(&key).await.ok()?.filter(|token| refused != Some(&**token)) {
+                // Whether it is about to be replaced is for the next look to find out; this send can go.
+                let now = Instant::now();
+                app.hold(token.clone(), now, now, now + BORROWED);
+                return Some(token);
+            }
+            if !another_buys && self.cache.set_if_absent(&fresh_key, b"buying", BUYING).await.ok()? {
+                return None;
+            }
+            another_buys = true;
+            if Instant::now() >= patience {
+                return None; // The buyer died or failed.
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn shared(&self, key: &str) -> Result<Option<Arc<Token>>, CacheError> {
+        let value = self.cache.get(key).await?;
+        Ok(value
+            .and_then(|value| Token::new(std::str::from_utf8(&value).ok()?))
+            .map(Arc::new))
+    }
+
+    /// Replaces `copy` in time, while it serves on.
+    async fn look(&self, login: &Login, app: &App, copy: &Held, failure: &mut Option<Failure>) {
+        let won = self.cache.set_if_absent(&login.fresh_key(), b"buying", BUYING).await;
+        if won.unwrap_or_else(|_| Instant::now() >= copy.renew) {
+            if self.purchase(login, app, failure).await.is_err() {
+                // Logged where it failed. Not again at every send, though.
+                app.hold(copy.token.clone(), Instant::now() + REFUSED, copy.renew, copy.end);
+            }
+            return;
+        }
+        match self.shared(&login.key()).await {
+            Ok(Some(token)) => {
+                let now = Instant::now();
+                app.hold(token, next_look(now), now, now + BORROWED);
+            }
+            Ok(None) | Err(_) => app.hold(copy.token.clone(), next_look(Instant::now()), copy.renew, copy.end),
+        }
+    }
+
+    /// Buys a token, and remembers when that failed.
+    async fn purchase(
+        &self,
+        login: &Login,
+        app: &App,
+        failure: &mut Option<Failure>,
+    ) -> Result<Arc<Token>, TokenError> {
         match self.buy(login, app).await {
             Ok(token) => {
                 *failure = None;
@@ -281,51 +330,6 @@ impl Shop {
         }
     }
 
-    /// What the cache has; `None`: it is on us to buy.
-    async fn borrow(&self, login: &Login, app: &App, refused: Option<&Token>) -> Option<Arc<Token>> {
-        let (key, fresh_key) = (login.key(), login.fresh_key());
-        if let Some(refused) = refused {
-            // Only what was refused: another worker may have put a good one there meanwhile.
-            for key in [&key, &fresh_key] {
-                if self.cache.remove_if(key, refused.bytes()).await.is_err() {
-                    return None;
-                }
-            }
-        }
-        let Ok(mut found) = self.cache.get(&key).await else {
-            return self.keep(app);
-        };
-        let Ok(ours) = self.cache.set_if_absent(&fresh_key, b"buying", BUYING).await else {
-            return self.keep(app);
-        };
-        if ours {
-            return None;
-        }
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            let token = found.and_then(|value| Token::new(std::str::from_utf8(&value).ok()?));
-            if let Some(token) = token.filter(|token| refused != Some(token)) {
-                let token = Arc::new(token);
-                let now = Instant::now();
-                app.hold(token.clone(), now, now, now + BORROWED);
-                return Some(token);
-            }
-            if Instant::now() >= patience {
-                return None; // The buyer died or failed.
-            }
-            tokio::time::sleep(GLANCE).await;
-            found = self.cache.get(&key).await.ok()?;
-        }
-    }
-
-    /// The cache is down: our own copy, until its own renewal is due.
-    fn keep(&self, app: &App) -> Option<Arc<Token>> {
-        let now = Instant::now();
-        let copy = app.copy.load_full().filter(|copy| now < copy.renew)?;
-        app.hold(copy.token.clone(), now, copy.renew, copy.end);
-        Some(copy.token.clone())
-    }
-
     /// Buys a token and shows it to the others; or what went wrong, and how long not to try again.
     async fn buy(&self, login: &Login, app: &App) -> Result<Arc<Token>, (TokenError, Duration)> {
         let begun = Instant::now();
@@ -338,7 +342,7 @@ impl Shop {
         let margin = MARGIN.min(lifetime / 2);
         let renewal = Duration::from_secs(rand::random_range(RENEWAL)).min(lifetime * 3 / 4);
         let (usable, fresh) = (lifetime - margin, lifetime - renewal);
-        app.hold(bought.token.clone(), begun, begun + fresh, begun + usable);
+        app.hold(bought.token.clone(), next_look(begun), begun + fresh, begun + usable);
         let shared = async {
             self.cache.set(&login.key(), bought.token.bytes(), usable).await?;
             self.cache.set(&login.fresh_key(), bought.token.bytes(), fresh).await
@@ -400,9 +404,8 @@ impl Shop {
 }
 
 impl App {
-    fn hold(&self, token: Arc<Token>, now: Instant, renew: Instant, end: Instant) {
-        // A little early by chance: the processes of a fleet that started together do not look together for ever.
-        let look = (now + LOOK.mul_f64(rand::random_range(0.8..1.0))).min(end);
+    fn hold(&self, token: Arc<Token>, look: Instant, renew: Instant, end: Instant) {
+        let look = look.min(end);
         self.copy.store(Some(Arc::new(Held {
             token,
             look,
@@ -410,6 +413,12 @@ impl App {
             end,
         })));
     }
+}
+
+/// When to look at the cache again; early by chance, so that the processes of a fleet that started together do not look
+/// together for ever.
+fn next_look(now: Instant) -> Instant {
+    now + LOOK.mul_f64(rand::random_range(0.8..1.0))
 }
 
 #[derive(Serialize)]

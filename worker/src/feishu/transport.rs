@@ -50,8 +50,6 @@ pub(super) enum Broken {
     Before,
     /// Something may have arrived.
     Within,
-    /// Nothing can be sent to this address at all.
-    Address,
 }
 
 /// Connections to any number of hosts. Cheap to clone.
@@ -99,13 +97,9 @@ impl Http {
     /// Sends a request and reads its whole answer.
     pub(super) async fn call(&self, request: RequestBuilder) -> Result<Answer, (Broken, String)> {
         let failed = |error: reqwest::Error| {
-            let broken = if error.is_builder() {
-                Broken::Address
-            } else if error.is_connect() {
-                Broken::Before
-            } else {
-                Broken::Within
-            };
+            // A builder's error is an address that is none: nothing left this machine either.
+            let before = error.is_connect() || error.is_builder();
+            let broken = if before { Broken::Before } else { Broken::Within };
             (broken, describe(&error.without_url()))
         };
         let mut response = request.send().await.map_err(failed)?;

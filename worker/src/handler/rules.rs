@@ -11,15 +11,12 @@
 //! - `{{` and `}}`: a brace. Any other brace is a mistake, found when the handler is built.
 
 use async_trait::async_trait;
-use openclaw_common::config::{Pattern, Rule};
+use openclaw_common::config::{Pattern, REGEX_SIZE, Rule};
 use regex::{Regex, RegexBuilder};
 
 use super::{Handler, HandlerError};
 use crate::action::{Action, Plan};
 use crate::event::{Event, Mention, Message};
-
-/// Largest compiled size of one rule's regex, bytes; thousands of rules stay affordable, `(a{1000}){1000}` does not pass.
-const REGEX_SIZE: usize = 1024 * 1024;
 
 /// A rule cannot be used: the operator's to correct.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use rand::Rng;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind,
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script, ServerErrorKind,
 };
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -42,6 +42,13 @@ struct Current {
     epoch: ArcSwapOption<Epoch>,
 }
 
+/// Makes connections that are fit for use.
+struct Greeter {
+    client: Client,
+    born: Script,
+    born_key: &'static str,
+}
+
 /// One connection, from its handshake to its first failure.
 #[derive(Debug)]
 pub(super) struct Epoch {
@@ -53,8 +60,10 @@ pub(super) struct Epoch {
 }
 
 impl Link {
-    /// Starts connecting and returns at once. Must be called within a Tokio runtime.
-    pub(super) fn open(url: &Secret) -> Result<Self, CacheError> {
+    /// Starts connecting and returns at once. Must be called within a Tokio runtime. Each new connection first runs `born`
+    /// with its key and the server's run id: the quiet time of a server that forgot begins then and not with the first
+    /// send, and a server that cannot be written to counts as down.
+    pub(super) fn open(url: &Secret, born: Script, born_key: &'static str) -> Result<Self, CacheError> {
         let settings = TcpSettings::default().set_nodelay(true);
         let client = url
             .expose()
@@ -63,7 +72,7 @@ impl Link {
             // The library's text may quote the address, and with it a password.
             .map_err(|error| CacheError(format!("the Redis URL is not usable: {}", error.category())))?;
         let current = Arc::new(Current::default());
-        let supervisor = tokio::spawn(supervise(client, current.clone()));
+        let supervisor = tokio::spawn(supervise(Greeter { client, born, born_key }, current.clone()));
         Ok(Self {
             current,
             _supervisor: AbortOnDropHandle::new(supervisor),
@@ -130,10 +139,10 @@ fn breaks(error: &RedisError) -> bool {
         )
 }
 
-async fn supervise(client: Client, current: Arc<Current>) {
+async fn supervise(greeter: Greeter, current: Arc<Current>) {
     let mut pause = Duration::ZERO;
     loop {
-        match timeout(CONNECT, connect(&client))
+        match timeout(CONNECT, greeter.connect())
             .await
             .unwrap_or_else(|_| Err(timed_out()))
         {
@@ -175,25 +184,33 @@ async fn watch(epoch: &Epoch) -> String {
     }
 }
 
-async fn connect(client: &Client) -> Result<Epoch, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT))
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(UNWRITTEN);
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    let run_id = about
-        .lines()
-        .find_map(|line| line.strip_prefix("run_id:"))
-        .unwrap_or("unknown")
-        .trim()
-        .to_owned();
-    Ok(Epoch {
-        connection,
-        run_id,
-        timeouts: AtomicU32::new(0),
-        failed: Notify::new(),
-    })
+impl Greeter {
+    async fn connect(&self) -> Result<Epoch, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(UNWRITTEN);
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let run_id = about
+            .lines()
+            .find_map(|line| line.strip_prefix("run_id:"))
+            .unwrap_or("unknown")
+            .trim()
+            .to_owned();
+        let mut born = self.born.prepare_invoke();
+        born.key(self.born_key).arg(&run_id);
+        let _nothing: redis::Value = born.invoke_async(&mut connection).await?;
+        Ok(Epoch {
+            connection,
+            run_id,
+            timeouts: AtomicU32::new(0),
+            failed: Notify::new(),
+        })
+    }
 }
 
 fn timed_out() -> RedisError {

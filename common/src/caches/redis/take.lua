@@ -1,6 +1,7 @@
--- Takes one slot that fits every level, or nothing. The same algorithm as `quota::Board`, which explains it.
+-- Takes one slot that fits every level, or nothing. The same algorithm as `quota::Board`, which explains it. `born.lua`
+-- comes before it.
 --
--- KEYS  1 born: "<since, microseconds> <server's run id>"   2 the widest late guard in use, microseconds
+-- KEYS  1 born   2 the widest late guard in use, microseconds
 --       then for each level: its log (sorted set, score = slot in microseconds), its pause (until, microseconds)
 -- ARGV  1 run id   2 nonce   3 horizon   4 quiet   5 late guard   6 jitter   7 default late guard
 --       then for each level: count, window     all in microseconds
@@ -9,28 +10,18 @@ local horizon, late = tonumber(ARGV[3]), tonumber(ARGV[5])
 local first_level = 7
 local n = (#KEYS - 2) / 2
 
-local keys = {KEYS[1], KEYS[2]}
-for i = 1, n do keys[2 + i] = KEYS[2 + 2 * i] end
+local keys = {KEYS[2]}
+for i = 1, n do keys[1 + i] = KEYS[2 + 2 * i] end
 local held = redis.call('MGET', unpack(keys))
 
 -- A sender with a slow link may be late by more. What it sends must fit with what all others send, so the widest guard
 -- in use is everybody's. It outlives the longest window, a minute.
-local widest = tonumber(held[2] or 0)
+local widest = tonumber(held[1] or 0)
 if late > tonumber(ARGV[7]) and late >= widest then
   redis.call('SET', KEYS[2], ARGV[5], 'PX', 65000)
 end
 local guard = math.max(late, widest) + tonumber(ARGV[6])
 
-local function reborn()
-  redis.call('SET', KEYS[1], string.format('%.0f %s', now, ARGV[1]))
-  return now
-end
-
--- No `born`: the logs are gone (FLUSHALL, a restart without a file). Another run id: a restart or a failover, and the last
--- second of the logs may be missing. In the future: the clock was set back.
-local born, run = string.match(held[1] or '', '^(%d+) (.*)$')
-born = tonumber(born)
-if run ~= ARGV[1] or born > now then born = reborn() end
 local quiet = born + tonumber(ARGV[4]) + horizon
 
 local levels, at = {}, math.max(now, quiet)
@@ -39,7 +30,7 @@ for i = 1, n do
     log = KEYS[1 + 2 * i],
     count = tonumber(ARGV[first_level + 2 * i - 1]),
     window = tonumber(ARGV[first_level + 2 * i]) + guard,
-    paused = tonumber(held[2 + i] or 0),
+    paused = tonumber(held[1 + i] or 0),
   }
   if level.count == 0 then return {0, level.window, i - 1} end
   local newest
@@ -72,12 +63,12 @@ local function earliest(level, from)
   return from
 end
 
-local moved, last = true, 1
+local moved, narrowest = true, 1
 while moved do
   moved = false
   for i = 1, n do
     local fits = earliest(levels[i], at)
-    if fits > at then at, last, moved = fits, i, true end
+    if fits > at then at, narrowest, moved = fits, math.max(narrowest, i), true end
   end
 end
 
@@ -89,14 +80,15 @@ if at > now + horizon then
       break
     end
   end
-  return {0, math.max(at - math.floor(horizon / 2), now) - now, (blamed or last) - 1}
+  return {0, math.max(at - math.floor(horizon / 2), now) - now, (blamed or narrowest) - 1}
 end
 
 local member = string.format('%.0f:%s', at, ARGV[2])
 for i = 1, n do
   local level = levels[i]
-  redis.call('ZREMRANGEBYSCORE', level.log, '-inf', string.format('%.0f', now - level.window))
+  -- First, because a full server refuses only a script's first write.
   redis.call('ZADD', level.log, string.format('%.0f', at), member)
+  redis.call('ZREMRANGEBYSCORE', level.log, '-inf', string.format('%.0f', now - level.window))
   redis.call('PEXPIRE', level.log, math.ceil((at - now + level.window) / 1000) + 2000)
 end
 return {1, at - now, member}

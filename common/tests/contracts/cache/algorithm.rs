@@ -65,7 +65,7 @@ fn sends() -> [Vec<usize>; 6] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_window_of_any_level_holds_more_than_its_limit(

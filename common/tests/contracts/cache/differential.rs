@@ -26,7 +26,10 @@ impl Scripts {
         let script = |text: &str| Script::new(&format!("{CLOCK}{text}"));
         Self {
             connection: server.admin(),
-            take: script(include_str!("../../../src/caches/redis/take.lua")),
+            take: script(concat!(
+                include_str!("../../../src/caches/redis/born.lua"),
+                include_str!("../../../src/caches/redis/take.lua")
+            )),
             give_back: script(include_str!("../../../src/caches/redis/give_back.lua")),
             pause: script(include_str!("../../../src/caches/redis/pause.lua")),
         }

@@ -96,7 +96,7 @@ async fn a_flushed_server_stays_within_the_limit() {
 async fn a_dead_server_leaves_a_share_and_its_return_restores_the_limit() {
     let mut server = Server::start();
     // Each worker serves a bot of its own; the chat is everybody's.
-    let mut run = Run::start(three(&server).await, Duration::from_millis(10_500), |worker, number| {
+    let mut run = Run::start(three(&server).await, Duration::from_secs(11), |worker, number| {
         let chat = if number == 0 {
             "c:shared".to_owned()
         } else {
@@ -121,7 +121,7 @@ async fn a_dead_server_leaves_a_share_and_its_return_restores_the_limit() {
         let bot = format!("b:{worker}");
         let alone = run.count(&bot, Duration::from_millis(4500), Duration::from_millis(6500));
         assert!((2..=8).contains(&alone), "{bot} sent {alone} in two seconds alone");
-        let after = run.count(&bot, Duration::from_millis(9300), Duration::from_millis(10_500));
+        let after = run.count(&bot, Duration::from_millis(9_500), 11 * SECOND);
         assert!(after >= 5, "{bot} sent {after} after the return");
     }
     assert!(run.quotas.iter().all(|quota| !quota.is_degraded()));

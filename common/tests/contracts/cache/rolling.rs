@@ -14,11 +14,10 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    pub(super) fn receive(&self, levels: &[Level]) {
-        let now = Instant::now();
+    pub(super) fn receive(&self, levels: &[Level], sent: Instant) {
         let mut sends = self.sends.lock().unwrap();
         for level in levels {
-            sends.entry(level.key.clone()).or_default().push(now);
+            sends.entry(level.key.clone()).or_default().push(sent);
         }
     }
 

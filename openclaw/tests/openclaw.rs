@@ -1,0 +1,15 @@
+//! The program as its users meet it: real processes, real servers, a simulated Feishu that judges.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod openclaw {
+    mod bots;
+    mod command_line;
+    mod heavy;
+    mod pipeline;
+    mod process;
+    mod world;
+}

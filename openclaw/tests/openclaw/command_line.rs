@@ -1,0 +1,149 @@
+//! What the program says, and how it ends.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Output;
+
+use super::process::{Process, openclaw};
+use super::world::{Kind, World};
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = openclaw(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[test]
+fn check_names_every_mistake_at_once_and_ends_64() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write(
+        "config.yaml",
+        "server:\n  prot: 9001\nmessage:\n  max_age: soon\nquota:\n  bot: 0/s\n",
+    );
+    write(
+        "one/credentials.yaml",
+        "app_id: cli_a\napp_secret: s\nverification_token: t\nencrypt_key: ${OPENCLAW_NO_SUCH}\n",
+    );
+    write(
+        "two/credentials.yaml",
+        "app_id: cli_b\napp_secret: s\nverification_token: t\n",
+    );
+    write(
+        "three/credentials.yaml",
+        "app_id: cli_b\napp_secret: s\nverification_token: t\nencrypt_key: k\n",
+    );
+    let (code, _, stderr) = run(&["check", "-c", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 64, "{stderr}");
+    for mistake in [
+        "config.yaml:2: server.prot: unknown key, did you mean `port`?",
+        "message.max_age",
+        "quota.bot",
+        "OPENCLAW_NO_SUCH",
+        "encrypt_key",
+        "cli_b",
+    ] {
+        assert!(stderr.contains(mistake), "`{mistake}` is not in\n{stderr}");
+    }
+    assert!(!folder.path().join("data").exists(), "check made a data folder");
+}
+
+#[test]
+fn a_role_apart_needs_servers_that_processes_share() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.yaml"), "log: { level: info }\n").unwrap();
+    for role in ["ingest", "worker"] {
+        let (code, _, stderr) = run(&[role, "-c", folder.path().to_str().unwrap()]);
+        assert_eq!(code, 64);
+        assert!(
+            stderr.contains("backend.distributed") && stderr.contains("openclaw run"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn bad_usage_ends_64_and_help_ends_0() {
+    assert_eq!(run(&["frobnicate"]).0, 64);
+    assert_eq!(run(&["run"]).0, 64);
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    for command in ["demo", "run", "ingest", "worker", "check", "migrate", "keys", "sim"] {
+        assert!(stdout.contains(command));
+        assert_eq!(run(&[command, "--help"]).0, 0);
+    }
+}
+
+#[test]
+fn a_new_key_is_a_key_the_configuration_takes() {
+    let (code, key, _) = run(&["keys", "new"]);
+    assert_eq!(code, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("encryption: {{ keys: {{ a: \"{}\" }}, active: a }}\n", key.trim());
+    fs::write(folder.path().join("config.yaml"), config).unwrap();
+    let (code, _, stderr) = run(&["check", "--offline", "-c", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
+fn a_dependency_that_cannot_be_reached_ends_69() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that was just free: nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "backend:\n  distributed:\n    amqp_url: amqp://u:hidden@127.0.0.1:{port}\n    redis_url: redis://127.0.0.1:{port}\n    database_url: postgres://u:hidden@127.0.0.1:{port}/d\n"
+    );
+    fs::write(folder.path().join("config.yaml"), config).unwrap();
+    let (code, stdout, stderr) = run(&["check", "-c", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 69, "{stderr}");
+    for name in ["rabbitmq", "redis", "postgresql"] {
+        assert!(stderr.contains(name), "{stderr}");
+    }
+    assert!(!(stdout + &stderr).contains("hidden"), "a password was printed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_one_data_folder_ends_64_and_names_the_first() {
+    let world = World::new(Kind::Embedded, 1, "").await;
+    let _first = Process::start("run", world.path()).await;
+    let folder = world.path().to_str().unwrap();
+    let (code, _, stderr) = run(&["run", "-c", folder, "--port", "0", "--metrics-port", "0"]);
+    assert_eq!(code, 64, "{stderr}");
+    assert!(stderr.contains("in use by process"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_an_error_that_says_so() {
+    let world = World::new(Kind::Embedded, 1, "").await;
+    let first = Process::start("run", world.path()).await;
+    let other = World::new(Kind::Embedded, 1, "").await;
+    let port = first.address.port().to_string();
+    let (code, _, stderr) = run(&[
+        "run",
+        "-c",
+        other.path().to_str().unwrap(),
+        "--port",
+        &port,
+        "--metrics-port",
+        "0",
+    ]);
+    assert_eq!(code, 64, "{stderr}");
+    assert!(stderr.contains(&port) && stderr.contains("--port"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_ever_logged() {
+    let world = World::new(Kind::Embedded, 1, "log: { level: debug }\n").await;
+    let process = Process::start("run", world.path()).await;
+    let pusher = world.pusher(&[&process], openclaw_sim::push::PushOptions::default());
+    pusher.open_loop(50.0, world.workload(2).take(4)).await;
+    world.answered(&pusher).await;
+    let log = process.log();
+    for secret in ["secret-of-bot0", "token-of-bot0", "key-of-bot0", "Bearer", "#0 xxxx"] {
+        assert!(!log.contains(secret), "`{secret}` stands in the log:\n{log}");
+    }
+}

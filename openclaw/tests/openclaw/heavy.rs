@@ -1,0 +1,96 @@
+//! Runs of many seconds that judge time: one at a time.
+
+use std::time::{Duration, Instant};
+
+use openclaw_sim::check::Expectations;
+use openclaw_sim::event::Workload;
+use openclaw_sim::push::PushOptions;
+
+use super::process::Process;
+use super::world::{Kind, World};
+
+/// 200 messages of one bot in 10 chats: at 5 a second the last is due 39 s after the first five. 97 % of that rate.
+async fn a_backlog_drains_at_the_quota(workers: usize) {
+    let world = World::new(Kind::Distributed, 1, "").await;
+    let processes = world.start(workers).await;
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    pusher.open_loop(1000.0, world.workload(10).take(200)).await;
+    world.answered(&pusher).await;
+    world.judge(&pusher, &Expectations::default());
+    let arrivals: Vec<u64> = world
+        .sim
+        .ledger(|ledger| ledger.messages().map(|message| message.at_us).collect());
+    let (first, last) = (arrivals.iter().min().unwrap(), arrivals.iter().max().unwrap());
+    // The first five go at once: 195 more have had to wait for a window.
+    let seconds = Duration::from_micros(last - first).as_secs_f64();
+    let used = 195.0 / 5.0 / seconds;
+    assert!(used >= 0.97, "{:.1} % of the quota were used", used * 100.0);
+    world.finished(200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_drains_at_the_quota_with_one_worker() {
+    a_backlog_drains_at_the_quota(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_drains_at_the_quota_with_three_workers() {
+    a_backlog_drains_at_the_quota(3).await;
+}
+
+/// 5,000 events at 300/s for 20 bots in 200 chats: 50 s of the bots' quota.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_events_of_twenty_bots_are_answered_once_and_in_order() {
+    let world = World::new(Kind::Distributed, 20, "").await;
+    let processes = world.start(2).await;
+    let pusher = world.pusher(
+        &[&processes[0]],
+        PushOptions {
+            duplicates: 0.02,
+            ..PushOptions::default()
+        },
+    );
+    pusher.open_loop(300.0, world.workload(10).take(5000)).await;
+    world.answered(&pusher).await;
+    let report = world.judge(&pusher, &Expectations::default());
+    assert_eq!((report.accepted, report.visible), (5000, 5000));
+    world.finished(5000).await;
+}
+
+/// The same load; the worker with the bots, then ingest, die in the middle and come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killing_worker_and_ingest_in_mid_load_loses_and_doubles_nothing() {
+    let world = World::new(Kind::Distributed, 20, "").await;
+    let ingest = Process::start("ingest", world.path()).await;
+    let standby = Process::start("ingest", world.path()).await;
+    let worker = Process::start("worker", world.path()).await;
+    // The platform's first re-push comes after 15 s; here after 1.5 s.
+    let options = PushOptions {
+        time_scale: 10.0,
+        ..PushOptions::default()
+    };
+    let pusher = world.pusher(&[&ingest, &standby], options);
+    let load = Workload::new(world.bots.clone(), 10, 16).take(1500);
+    let pushing = tokio::spawn({
+        let pusher = pusher.clone();
+        async move { pusher.open_loop(150.0, load).await }
+    });
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    worker.kill();
+    let _worker = Process::start("worker", world.path()).await;
+    ingest.kill();
+    pushing.await.unwrap();
+    world.answered(&pusher).await;
+    let report = world.judge(
+        &pusher,
+        &Expectations {
+            order: false,
+            ..Expectations::default()
+        },
+    );
+    assert_eq!((report.accepted, report.given_up), (1500, 0));
+    world.finished(1500).await;
+}

@@ -1,0 +1,212 @@
+//! A whole world for one test: configuration folder, servers of its own, a simulated Feishu, and the judge.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openclaw_common::bot::Credentials;
+use openclaw_common::secret::Secret;
+use openclaw_sim::check::{self, Expectations, Report};
+use openclaw_sim::event::{Recipient, Workload};
+use openclaw_sim::push::{PushOptions, Pusher};
+use openclaw_sim::{Options, Sim};
+use tempfile::TempDir;
+use testkit::{Database, RedisProcess, Servers, Vhost, eventually};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::process::Process;
+
+/// Which servers a world stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Embedded,
+    Distributed,
+}
+
+/// The servers of a distributed world.
+pub(crate) struct Shared {
+    pub(crate) rabbitmq: Vhost,
+    pub(crate) redis: RedisProcess,
+    pub(crate) database: Database,
+}
+
+pub(crate) struct World {
+    folder: TempDir,
+    pub(crate) sim: Sim,
+    feishu: SocketAddr,
+    pub(crate) shared: Option<Shared>,
+    pub(crate) bots: Vec<Arc<Recipient>>,
+    pub(crate) stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl World {
+    /// `bots` bots named `bot0`, …, on servers of their own, with `extra` lines at the end of the node's configuration.
+    pub(crate) async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let feishu = listener.local_addr().unwrap();
+        let (sim, stop) = (Sim::new(&Options::default()), CancellationToken::new());
+        tokio::spawn(openclaw_sim::run(sim.clone(), listener, stop.clone()));
+        let shared = match kind {
+            Kind::Embedded => None,
+            Kind::Distributed => Some(Shared {
+                rabbitmq: Servers::rabbitmq().await,
+                redis: Servers::redis().await,
+                database: Servers::postgres().await,
+            }),
+        };
+        let mut world = Self {
+            folder: tempfile::tempdir().unwrap(),
+            sim,
+            feishu,
+            shared,
+            bots: Vec::new(),
+            _stop: stop.clone().drop_guard(),
+            stop,
+        };
+        world.write("config.yaml", &world.node(extra));
+        for number in 0..bots {
+            let recipient = world.add_bot(&format!("bot{number}"));
+            world.bots.push(recipient);
+        }
+        if kind == Kind::Distributed {
+            let migrated = super::process::openclaw(&["migrate", "-c", world.path().to_str().unwrap()])
+                .status()
+                .unwrap();
+            assert!(migrated.success());
+        }
+        world
+    }
+
+    fn node(&self, extra: &str) -> String {
+        let mut node = format!(
+            "server: {{ host: 127.0.0.1 }}\nfeishu: {{ base_url: \"http://{}\" }}\nhandler: {{ kind: echo }}\n",
+            self.feishu
+        );
+        if let Some(shared) = &self.shared {
+            write!(
+                node,
+                "backend:\n  distributed:\n    amqp_url: \"{}\"\n    redis_url: \"{}\"\n    database_url: \"{}\"\n",
+                shared.rabbitmq.amqp_url(),
+                shared.redis.url(),
+                shared.database.url()
+            )
+            .unwrap();
+        }
+        node + extra
+    }
+
+    /// Writes the bot's folder.
+    pub(crate) fn add_bot(&self, name: &str) -> Arc<Recipient> {
+        let app_id = format!("cli_{name}");
+        self.write(
+            &format!("{name}/credentials.yaml"),
+            &format!(
+                "app_id: {app_id}\napp_secret: secret-of-{name}\nverification_token: token-of-{name}\nencrypt_key: key-of-{name}\n"
+            ),
+        );
+        Arc::new(Recipient {
+            bot: name.into(),
+            credentials: Credentials {
+                app_id: app_id.into(),
+                app_secret: Secret::new(format!("secret-of-{name}")),
+                verification_token: Secret::new(format!("token-of-{name}")),
+                encrypt_key: Some(Secret::new(format!("key-of-{name}"))),
+            },
+        })
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // As a whole, the way deployments do it: a watcher never sees half of it.
+        let draft = path.with_extension("draft");
+        fs::write(&draft, text).unwrap();
+        fs::rename(draft, path).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Every role this world needs, on `workers` workers; the ingest (or only) process first.
+    pub(crate) async fn start(&self, workers: usize) -> Vec<Process> {
+        if self.shared.is_none() {
+            return vec![Process::start("run", self.path()).await];
+        }
+        let mut processes = vec![Process::start("ingest", self.path()).await];
+        for _ in 0..workers {
+            processes.push(Process::start("worker", self.path()).await);
+        }
+        processes
+    }
+
+    /// Pushes to these processes.
+    pub(crate) fn pusher(&self, targets: &[&Process], options: PushOptions) -> Pusher {
+        let options = PushOptions {
+            targets: targets.iter().map(|process| process.url()).collect(),
+            ..options
+        };
+        Pusher::new(options, Some(self.sim.clone()), self.stop.clone()).unwrap()
+    }
+
+    /// Texts for every bot, in turn over `chats` chats each.
+    pub(crate) fn workload(&self, chats: u32) -> Workload {
+        Workload::new(self.bots.clone(), chats, 16)
+    }
+
+    /// Waits until everything that is owed has been answered, as long as answers keep coming.
+    pub(crate) async fn answered(&self, pusher: &Pusher) {
+        let mut last = (u64::MAX, std::time::Instant::now());
+        loop {
+            let owed = pusher.log(|log| log.totals().owed);
+            let replied = self.sim.ledger(|ledger| ledger.totals().replied);
+            if replied >= owed {
+                return;
+            }
+            if replied != last.0 {
+                last = (replied, std::time::Instant::now());
+            }
+            assert!(
+                last.1.elapsed() < Duration::from_secs(25),
+                "{replied} of {owed} answered, and no more are coming"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The judge's report; fails the test unless every promise was kept.
+    pub(crate) fn judge(&self, pusher: &Pusher, expected: &Expectations) -> Report {
+        let forgotten = self.sim.forgotten_uuids();
+        let report = pusher.log(|log| self.sim.ledger(|ledger| check::check(log, ledger, forgotten, expected)));
+        assert!(report.passed(), "{report}");
+        assert!(report.incomplete.is_none(), "{report}");
+        report
+    }
+
+    /// Waits until the Store holds exactly `events` rows, all of them finished.
+    pub(crate) async fn finished(&self, events: u64) {
+        let Some(shared) = &self.shared else { return };
+        let pool = sqlx::PgPool::connect(shared.database.url()).await.unwrap();
+        let mut states: Vec<(String, i64)> = Vec::new();
+        let all_done = [("done".to_owned(), i64::try_from(events).unwrap())];
+        let what = format!("{events} finished rows and no other");
+        eventually(&what, Duration::from_secs(10), async || {
+            states = sqlx::query_as("SELECT state, count(*) FROM events GROUP BY state")
+                .fetch_all(&pool)
+                .await
+                .unwrap();
+            states == all_done
+        })
+        .await;
+        pool.close().await;
+    }
+}
