@@ -19,10 +19,8 @@ use crate::action::Plan;
 use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
-use crate::feishu::{Outcome, Scope};
 use crate::handler::{Handler, HandlerError};
-use crate::levels;
-use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
+use crate::sending::{ActionRun, Sent};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
