@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`action_uuid`] | the uuid that makes a repeated send invisible |
 //! | [`backoff`] | waits between retries and reconnects |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
@@ -21,6 +22,7 @@
 //! | [`telemetry`] | logs, and every metric by its name |
 //! | [`time`] | the only place that reads the wall clock |
 
+pub mod action_uuid;
 pub mod backoff;
 pub mod bot;
 pub mod cache;
@@ -38,5 +40,6 @@ pub mod secret;
 pub mod serve;
 pub mod sqlite;
 pub mod store;
+pub mod stores;
 pub mod telemetry;
 pub mod time;

@@ -1,9 +1,6 @@
 //! The promises of the three seams, each proved on both of its backends.
 
 mod contracts {
-    mod queue;
-//! Every promise of the three seams, over both implementations of each.
-
-mod contracts {
     mod cache;
+    mod store;
 }
