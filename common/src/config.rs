@@ -30,6 +30,7 @@ pub use environment::Environment;
 pub use key_material::new_key;
 pub use load::{Loaded, load};
 pub use mistake::{Mistake, Mistakes};
+pub use per_bot::REGEX_SIZE;
 pub use watch::follow;
 
 /// A duration as the configuration writes it: an integer with `ms`, `s`, `m`, `h` or `d`; at least 1 ms.

@@ -22,6 +22,7 @@
 //! | [`time`] | the only place that reads the wall clock |
 
 pub mod action_uuid;
+pub mod backend;
 pub mod backoff;
 pub mod bot;
 pub mod cache;
@@ -39,5 +40,6 @@ pub mod secret;
 pub mod serve;
 pub mod sqlite;
 pub mod store;
+pub mod stores;
 pub mod telemetry;
 pub mod time;

@@ -17,8 +17,6 @@ use std::fmt;
 
 use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::{Aes256Gcm, KeyInit as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
@@ -42,7 +40,7 @@ pub struct KeyRing {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRingError {
     /// Not a key.
-    #[error("`encryption.keys.{0}` is not the base64 of 32 bytes: `openclaw keys new` makes one")]
+    #[error("`encryption.keys.{0}` is not 32 bytes in base64 or hexadecimal: `openclaw keys new` makes one")]
     NotAKey(String),
     /// Cannot be written into a ciphertext.
     #[error("`encryption.keys`: the id `{0}` is not 1 to 255 bytes long")]
@@ -85,15 +83,11 @@ impl KeyRing {
     /// For the first key that is none, or when the active one is missing.
     pub fn new(config: &Encryption) -> Result<Self, KeyRingError> {
         let mut keys = BTreeMap::new();
-        for (id, secret) in &config.keys {
+        for id in config.keys.keys() {
             if !(1..=usize::from(u8::MAX)).contains(&id.len()) {
                 return Err(KeyRingError::Id(id.clone()));
             }
-            let mut key = Zeroizing::new([0; 32]);
-            match STANDARD.decode(secret.expose()).map(Zeroizing::new) {
-                Ok(bytes) if bytes.len() == key.len() => key.copy_from_slice(&bytes),
-                _ => return Err(KeyRingError::NotAKey(id.clone())),
-            }
+            let key = config.key(id).ok_or_else(|| KeyRingError::NotAKey(id.clone()))?;
             keys.insert(id.clone(), key);
         }
         if !keys.contains_key(&config.active) {

@@ -49,6 +49,11 @@ impl Sqlite {
             .map_err(|error| unavailable(path, &error))?;
         Ok(Self { writer, reader })
     }
+
+    /// The schema's version that this program needs.
+    pub(crate) fn schema_version() -> i64 {
+        MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+    }
 }
 
 fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {

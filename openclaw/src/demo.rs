@@ -138,6 +138,7 @@ async fn play(scene: &Scene, sim: &Sim, pusher: &Pusher, pushing: Duration, stop
             break;
         }
     }
+    pusher.settle().await;
     progress.finish_and_clear();
 }
 

@@ -54,25 +54,20 @@ pub(crate) async fn start(
     distributed: bool,
 ) -> Result<(Node, TcpListener), Failure> {
     let folder = &arguments.folder.config;
-    let mut loaded = load(folder)?;
+    let environment = environment(arguments);
+    let loaded = config::load(folder, &environment).map_err(Failure::usage)?;
     if distributed && matches!(loaded.config.backend, Backend::Embedded { .. }) {
         return Err(Failure::usage(format!(
             "`openclaw {role}` needs `backend.distributed` in {}: the embedded backend lives inside one process, use `openclaw run`",
             folder.join("config.yaml").display()
         )));
     }
-    if let Some(port) = arguments.port {
-        loaded.config.server.port = port;
-    }
-    if let Some(port) = arguments.metrics_port {
-        loaded.config.monitoring.metrics_port = port;
-    }
     telemetry::init_logs(&loaded.config.log, &instance()).map_err(Failure::usage)?;
     for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
         tracing::warn!("{sentence}");
     }
     let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (bots, following) = config::follow(&loaded, Environment::of_process(), background.clone());
+    let (bots, following) = config::follow(&loaded, environment, background.clone());
     tasks.spawn(following);
     let config = Arc::new(loaded.config);
     let listener = bind(config.server.host, config.server.port, "server.port", "--port").await?;
@@ -182,6 +177,18 @@ pub(crate) fn address(listener: &TcpListener) -> String {
     listener
         .local_addr()
         .map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+/// The flags are the same as their variables, so that the folder's follower sees the configuration that runs.
+fn environment(arguments: &cli::Node) -> Environment {
+    let flags = [
+        ("OPENCLAW_SERVER__PORT", arguments.port),
+        ("OPENCLAW_MONITORING__METRICS__PORT", arguments.metrics_port),
+    ];
+    flags
+        .into_iter()
+        .filter_map(|(name, port)| Some((name, port?)))
+        .fold(Environment::of_process(), |environment, (name, port)| environment.with(name, port.to_string()))
 }
 
 /// Unique a process: host and process id.

@@ -21,6 +21,7 @@ pub(crate) fn stop_token() -> std::io::Result<CancellationToken> {
         stop.cancel();
         either(&mut terminate, &mut interrupt).await;
         tracing::warn!("stopped at once: what was on its way is taken up again at the next start");
+        #[expect(clippy::disallowed_methods, reason = "the second signal means: no drain, at once")]
         std::process::exit(INTERRUPTED);
     });
     Ok(token)

@@ -1,7 +1,7 @@
 //! The judgement: what the pusher was promised against what the chats show.
 //!
 //! *Lost*: answered 200, wanted a reply, and no reply is visible. *Doubled*: more visible replies than one event is
-//! owed, or more than one visible message under one uuid. *Disordered*: event B's first attempt began after event A of
+//! owed, or more than one visible message under one uuid. *Garbled*: an echo that says something else. *Disordered*: event B's first attempt began after event A of
 //! the same chat had its 200, yet B was answered first; where two events overlapped, either order is right. *Over quota*:
 //! a rolling window with more calls than allowed, measured at arrival, refused calls included.
 
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ledger::{Ledger, Level, Message};
-use crate::push::{PushLog, Pushed};
+use crate::push::{PushLog, Pushed, content_hash};
 use crate::rolling::Peak;
 
 /// Findings of one kind that a printed report shows.
@@ -23,6 +23,8 @@ pub struct Expectations {
     pub replies: u32,
     /// Message keys that may stay without a reply: what the run was meant to kill, by dead letter.
     pub excused: HashSet<Arc<str>>,
+    /// Whether a reply must have exactly the content of the message it answers.
+    pub echo: bool,
     /// Whether replies of a chat must come in order.
     pub order: bool,
     /// At most this many calls in a rolling window (a second, or a minute for [`Level::AppMinute`]) of each key.
@@ -36,6 +38,7 @@ impl Default for Expectations {
         Self {
             replies: 1,
             excused: HashSet::new(),
+            echo: false,
             order: true,
             quotas: five
                 .into_iter()
@@ -69,6 +72,17 @@ pub struct Doubled {
     pub visible: u32,
     /// Counted by uuid; else by the message replied to.
     pub by_uuid: bool,
+}
+
+/// An echo that is not what was said: a reply to one message with the content of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Garbled {
+    /// The chat.
+    pub chat: Arc<str>,
+    /// The message that was answered.
+    pub key: Arc<str>,
+    /// The visible reply.
+    pub reply: Arc<str>,
 }
 
 /// An event answered after one that was pushed later.
@@ -110,6 +124,8 @@ pub struct Report {
     pub lost: Vec<Lost>,
     /// Visible more than once.
     pub doubled: Vec<Doubled>,
+    /// Answered with something else than what was said; judged only where an echo is expected.
+    pub garbled: Vec<Garbled>,
     /// Answered in the wrong order.
     pub disordered: Vec<Disordered>,
     /// Too much in one window.
@@ -145,6 +161,7 @@ impl Report {
         totals_agree
             && self.lost.is_empty()
             && self.doubled.is_empty()
+            && self.garbled.is_empty()
             && self.disordered.is_empty()
             && self.over_quota.is_empty()
     }
@@ -167,6 +184,9 @@ pub fn check(pushed: &PushLog, ledger: &Ledger, forgotten_uuids: u64, expected: 
     report.doubled.extend(doubled(per_reply, expected.replies, false));
     report.doubled.extend(doubled(ledger.visible_per_uuid(), 1, true));
     report.doubled.sort_by(|left, right| left.key.cmp(&right.key));
+    if expected.echo {
+        report.garbled = garbled(pushed, ledger);
+    }
     if expected.order {
         report.disordered = disordered(pushed, ledger);
     }
@@ -231,6 +251,28 @@ fn doubled(counts: Counts, allowed: u32, by_uuid: bool) -> impl Iterator<Item = 
             visible,
             by_uuid,
         })
+}
+
+fn garbled(pushed: &PushLog, ledger: &Ledger) -> Vec<Garbled> {
+    let said: HashMap<(&str, &str), u64> = pushed
+        .events()
+        .filter_map(|event| Some(((&*event.app, &*event.key), event.content?)))
+        .collect();
+    let differs = |message: &&Message| {
+        let key = message.reply_to.as_deref().unwrap_or_default();
+        // An edited message shows what it was edited to.
+        let heard = (message.edits == 0).then(|| content_hash(&message.content));
+        match (said.get(&(&*message.app, key)), heard) {
+            (Some(said), Some(heard)) => *said != heard,
+            _ => false,
+        }
+    };
+    let found = ledger.messages().filter(differs).map(|message| Garbled {
+        chat: message.chat.clone(),
+        key: message.reply_to.clone().unwrap_or_default(),
+        reply: message.message_id.clone(),
+    });
+    found.collect()
 }
 
 /// Walks each chat's replies as they appeared. Of those already seen, the one whose first attempt began last is the one
@@ -311,6 +353,9 @@ impl fmt::Display for Report {
         findings(formatter, "doubled", &self.doubled, |doubled| {
             let what = if doubled.by_uuid { "uuid" } else { "reply to" };
             format!("{what} {}: {} times ({})", doubled.key, doubled.visible, doubled.app)
+        })?;
+        findings(formatter, "garbled", &self.garbled, |garbled| {
+            format!("{} in {}, by {}", garbled.key, garbled.chat, garbled.reply)
         })?;
         findings(formatter, "out of order", &self.disordered, |disorder| {
             format!("{} after {} in {}", disorder.key, disorder.overtaken_by, disorder.chat)

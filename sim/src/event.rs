@@ -1,5 +1,6 @@
 //! Events and callbacks of every type a bot receives (`feishu-protocol.md` §4), as bytes on the wire: encrypted, signed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use openclaw_common::bot::Credentials;
@@ -306,6 +307,16 @@ impl Event {
         matches!(self.kind, Kind::Text { .. })
     }
 
+    /// A message's content, the JSON string an echoing bot sends back.
+    #[must_use]
+    pub fn content(&self) -> Option<Cow<'_, str>> {
+        match &self.kind {
+            Kind::Text { text } => Some(json!({"text": text}).to_string().into()),
+            Kind::Message { content, .. } => Some(content.into()),
+            _ => None,
+        }
+    }
+
     fn event_id(&self, attempt: u32) -> String {
         match (self.kind.is_message(), attempt) {
             (false, _) => self.key.to_string(),
@@ -337,8 +348,8 @@ impl Event {
         let user = json!({"union_id": format!("on_{}", self.user), "user_id": "u7", "open_id": self.user});
         let chat = &self.chat;
         match &self.kind {
-            Kind::Text { text } => self.message("text", &json!({"text": text}).to_string(), user),
-            Kind::Message { message_type, content } => self.message(message_type, content, user),
+            Kind::Text { .. } => self.message("text", &user),
+            Kind::Message { message_type, .. } => self.message(message_type, &user),
             Kind::CardAction {
                 message_id,
                 value,
@@ -390,7 +401,7 @@ impl Event {
         }
     }
 
-    fn message(&self, message_type: &str, content: &str, user: Value) -> Value {
+    fn message(&self, message_type: &str, user: &Value) -> Value {
         let chat_type = if self.chat.starts_with("oc_p2p") {
             "p2p"
         } else {
@@ -401,7 +412,7 @@ impl Event {
             "sender": {"sender_id": user, "sender_type": "user", "tenant_key": TENANT},
             "message": {
                 "message_id": self.key, "create_time": time, "update_time": time, "chat_id": self.chat,
-                "chat_type": chat_type, "message_type": message_type, "content": content,
+                "chat_type": chat_type, "message_type": message_type, "content": self.content(),
             },
         })
     }

@@ -15,6 +15,9 @@ use crate::rolling::{MINUTE_US, Peak, RollingSet, SECOND_US};
 /// Keys of one level counted exactly at one time; idle ones beyond this are folded into their maximum.
 const LEVEL_KEYS: usize = 100_000;
 
+/// The code of a call that a fault swallowed: nothing was done, no code was decided.
+pub const NO_CODE: i64 = -1;
+
 /// A message a person in the chat can see.
 #[derive(Clone, Debug, Serialize)]
 pub struct Message {
@@ -65,7 +68,7 @@ pub struct Call {
     pub reply_to: Option<Arc<str>>,
     /// The visible message it made, or found made under its uuid.
     pub message_id: Option<Arc<str>>,
-    /// What the platform decided: 0 is success. A fault may have answered something else, or nothing.
+    /// What the platform decided: 0 is success, [`NO_CODE`] nothing. A fault may have answered something else, or nothing.
     pub code: i64,
     /// The fault that was in force.
     pub fault: Option<Arc<str>>,

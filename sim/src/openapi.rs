@@ -3,7 +3,10 @@
 //! | module | job |
 //! |---|---|
 //! | [`body`] | request bodies: fields, types, sizes |
-//! | [`send`] | one call: who, where, faults, limits, uuid, effect |
+//! | [`send`] | one call, from arrival to answer |
+//! | [`target`] | where it aims |
+//! | [`admit`] | whether it may: faults, limits, uuid |
+//! | [`effect`] | what it does |
 //! | [`respond`] | envelopes, headers, and answers that are faults |
 //! | [`token`] | tenant access tokens |
 //! | [`limits`] | strict rolling limits |
@@ -11,12 +14,15 @@
 //! | [`chats`] | chats, messages, members, card tokens |
 //! | [`refusals`] | every error, by number |
 
+mod admit;
 mod body;
 pub(crate) mod chats;
+mod effect;
 pub(crate) mod limits;
 pub(crate) mod refusals;
 pub(crate) mod respond;
-pub(crate) mod send;
+mod send;
+mod target;
 pub(crate) mod token;
 pub(crate) mod uuid;
 
@@ -34,7 +40,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::server::Gate;
-use send::{Incoming, Target};
+use admit::Incoming;
+use target::Target;
 
 /// Above every size the platform accepts, so that its own refusals are what a client sees.
 const MAX_BODY: usize = 4 * 1024 * 1024;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use client::{Answer, Client, ClientError};
+pub(crate) use record::content_hash;
 pub use record::{Latency, PushLog, PushTotals, Pushed};
 
 use crate::clock::{micros, monotonic_us};
@@ -228,6 +229,13 @@ impl Pusher {
         }
     }
 
+    /// Waits for every attempt still on its way, late copies included; call it before judging a run.
+    pub async fn settle(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.tasks.reopen();
+    }
+
     /// Reads what was written down.
     pub fn log<T>(&self, read: impl FnOnce(&PushLog) -> T) -> T {
         read(&self.inner.log())
@@ -388,6 +396,7 @@ impl Pushed {
             chat: event.chat.clone(),
             event_type: event.kind.event_type(),
             wants_reply: event.wants_reply(),
+            content: event.content().map(|content| content_hash(&content)),
             due_us,
             begun_us: monotonic_us(),
             accepted_us: None,

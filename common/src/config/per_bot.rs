@@ -12,6 +12,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// RabbitMQ 4 refuses messages over 16 MiB by default, and a body grows a little on its way.
 const MAX_BODY: usize = 8 * 1024 * 1024;
+/// Largest compiled size of one rule's regex, bytes; thousands of rules stay affordable, `(a{1000}){1000}` does not pass.
+pub const REGEX_SIZE: usize = 1024 * 1024;
 
 /// The five sections: what a bot has of its own, laid over what it inherits.
 #[derive(Clone, Default)]
@@ -167,8 +169,13 @@ fn regex(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty".to_owned());
     }
-    match regex::Regex::new(text) {
+    match regex::RegexBuilder::new(text)
+        .size_limit(REGEX_SIZE)
+        .dfa_size_limit(REGEX_SIZE)
+        .build()
+    {
         Ok(_) => Ok(text.to_owned()),
+        Err(regex::Error::CompiledTooBig(_)) => Err("is too large: repeat less".to_owned()),
         // The library draws the pattern over several lines and ends with what is wrong.
         Err(error) => {
             let whole = error.to_string();
@@ -181,16 +188,15 @@ fn regex(text: &str) -> Result<String, String> {
 fn reply(text: &str) -> Result<String, String> {
     let checked = scalar::text(text)?;
     let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('{') {
-            rest = after;
-            continue;
-        }
-        match rest.split_once('}') {
-            Some(("text" | "sender", after)) => rest = after,
-            _ => return Err("has a placeholder other than {text} and {sender}: write `{{` for a brace".to_owned()),
-        }
+    while let Some(at) = rest.find(['{', '}']) {
+        rest = &rest[at..];
+        let known = ["{{", "}}", "{text}", "{sender}"]
+            .into_iter()
+            .find(|part| rest.starts_with(part));
+        let Some(known) = known else {
+            return Err("has a brace that is neither {text} nor {sender}: write `{{` and `}}` for braces".to_owned());
+        };
+        rest = &rest[known.len()..];
     }
     Ok(checked)
 }

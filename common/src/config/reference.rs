@@ -209,7 +209,7 @@ pub const KEYS: &[Key] = &[
         "handler.rules[].reply",
         "text",
         "You wrote: {text}",
-        "The answer. `{text}` and `{sender}` are filled in; `{{` is a brace.",
+        "The answer. `{text}` and `{sender}` are filled in; `{{` and `}}` are braces.",
     ),
     key(
         "security.allowed_ips",

@@ -16,12 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::{poll_immediate, ready};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::reader::{Desk, Desks};
+use self::reader::{Desk, Desks, Reader, Turn};
 use self::writer::{Publishes, Writer};
 use crate::bot::BotId;
 use crate::envelope::Envelope;
@@ -93,8 +95,15 @@ impl Queue for SqliteQueue {
         match source {
             Source::Bot(bot) => {
                 let desk = self.desks.of(&bot);
-                let reader = reader::Reader::new(self.database.reader.clone(), self.publishes.deletes(), bot, desk);
-                self.readers.spawn(reader.run(prefetch, deliveries, ended.clone()));
+                // Its place among those who wait is taken now, not when the task first runs.
+                let mut waiting = Box::pin(Turn::wait(Arc::clone(&desk)));
+                let turn = match poll_immediate(&mut waiting).await {
+                    Some(turn) => ready(turn).left_future(),
+                    None => waiting.right_future(),
+                };
+                let reader = Reader::new(self.database.reader.clone(), self.publishes.deletes(), bot, desk);
+                self.readers
+                    .spawn(reader.run(turn, prefetch, deliveries, ended.clone()));
             }
             // Nothing can be unroutable here, and nothing but the worker gives an event up: the stream stays silent.
             Source::Unrouted | Source::Dead => {

@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
 use super::*;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openclaw_common::envelope::Envelope;
-use openclaw_common::queue::{Deliveries, Delivery, Link, PublishError, Queue, Source};
+use openclaw_common::queue::{Deliveries, Delivery, Link, PublishError, Source};
 use testkit::eventually;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -176,7 +176,10 @@ async fn a_standby_takes_over_in_order_when_the_active_process_leaves(world: Wor
             (staying, standby)
         }
     };
-    assert!(timeout(SOON, active.next()).await.unwrap().is_none(), "the closed queue still delivers");
+    assert!(
+        timeout(SOON, active.next()).await.unwrap().is_none(),
+        "the closed queue still delivers"
+    );
     let (_staying, mut standby) = staying;
     for number in 1..=12 {
         let delivery = next(&mut standby).await;
@@ -230,7 +233,10 @@ async fn only_one_consumer_of_a_bot_is_active(world: World) {
         delivery.receipt.ack();
     }
     quiet(&mut second).await;
-    eventually("the last acknowledgement is taken", SOON, async || queue.depth(&bot("bot1")).await.unwrap() == 0).await;
+    eventually("the last acknowledgement is taken", SOON, async || {
+        queue.depth(&bot("bot1")).await.unwrap() == 0
+    })
+    .await;
     drop(first);
     queue.publish(Arc::new(event("bot1", 40))).await.unwrap();
     assert_eq!(key_of(&next(&mut second).await), 40);
@@ -303,7 +309,10 @@ async fn nothing_is_lost_with_many_publishes_in_flight_to_known_and_unknown_bots
     publishers.join_all().await;
     let mut seen = HashSet::new();
     for index in 0..BOTS {
-        let mut deliveries = queue.consume(Source::Bot(bot(&format!("bot{index}"))), 256).await.unwrap();
+        let mut deliveries = queue
+            .consume(Source::Bot(bot(&format!("bot{index}"))), 256)
+            .await
+            .unwrap();
         for _ in 0..EVENTS / BOTS + usize::from(index < BOTS / 2) {
             let delivery = next(&mut deliveries).await;
             assert!(seen.insert(key_of(&delivery)), "{} came twice", key_of(&delivery));
@@ -333,7 +342,10 @@ async fn a_bot_that_nobody_consumes_keeps_its_events(world: World) {
 async fn a_large_body_arrives_whole(world: World) {
     let queue = world.open().await;
     let large = Envelope {
-        body: (0..3_000_017_u32).map(|place| (place % 251) as u8).collect::<Vec<u8>>().into(),
+        body: (0..3_000_017_u32)
+            .map(|place| (place % 251) as u8)
+            .collect::<Vec<u8>>()
+            .into(),
         ..event("bot1", 1)
     };
     queue.publish(Arc::new(large.clone())).await.unwrap();
@@ -394,7 +406,9 @@ async fn a_prefetch_of_one_moves_on(world: World) {
 /// Nothing comes, for a moment.
 async fn quiet(deliveries: &mut Deliveries) {
     if let Ok(Some(delivery)) = timeout(QUIET, deliveries.next()).await {
-        let Delivery { payload, redelivered, .. } = delivery;
+        let Delivery {
+            payload, redelivered, ..
+        } = delivery;
         unreachable!("unexpected delivery ({redelivered} before): {payload:?}");
     }
 }

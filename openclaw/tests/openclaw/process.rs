@@ -69,6 +69,7 @@ impl Process {
     }
 
     /// Waits until `/readyz` says 200.
+    #[expect(clippy::disallowed_methods, reason = "one call in a test, which has a deadline of its own")]
     pub(crate) async fn ready(&self) {
         let url = format!("http://{}/readyz", self.address);
         let log = self.log.clone();

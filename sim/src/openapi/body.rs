@@ -7,7 +7,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::send::{Draft, Target};
+use super::send::Draft;
+use super::target::Target;
 use super::{Refusal, refusals};
 
 /// The longest text request body.

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::send::{Outcome, Receipt};
+use super::effect::{Outcome, Receipt};
 use super::token::Issued;
 use super::{Api, Refusal};
 use crate::faults::{Answer, Fault};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Pushed {
     pub event_type: &'static str,
     /// Whether an echoing bot owes it a reply.
     pub wants_reply: bool,
+    /// Fingerprint of a message's content, to compare with its echo.
+    pub content: Option<u64>,
     /// When it should have been pushed first, monotonic microseconds.
     pub due_us: u64,
     /// When its first attempt began.
@@ -43,6 +46,13 @@ pub struct Pushed {
     pub status: Option<u16>,
     /// The last answer of a callback, which carries content; `None` for events, whose answers carry none.
     pub answer: Option<Bytes>,
+}
+
+/// Stands for a message's content, so that a long run need not keep every text.
+pub(crate) fn content_hash(content: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Counters over a pusher's whole life.

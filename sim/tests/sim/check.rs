@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openclaw_sim::check::{Expectations, Report, check};
-use openclaw_sim::event::Workload;
+use openclaw_sim::event::{Event, Workload};
 use openclaw_sim::ledger::Level;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Limits, Options};
@@ -207,6 +207,34 @@ async fn a_planted_disorder_is_found() {
     assert_eq!(report.disordered.len(), 2, "{report}");
     assert!(report.lost.is_empty() && report.doubled.is_empty(), "{report}");
     assert!(!report.passed());
+}
+
+#[tokio::test]
+async fn an_echo_of_another_message_is_found() {
+    let expected = Expectations {
+        echo: true,
+        ..without_quota()
+    };
+    // These bots say "pong" to everything.
+    let report = judged(honest, 3, 1, unlimited(), &expected).await;
+    assert_eq!(report.garbled.len(), 3);
+    assert!(!report.passed() && report.lost.is_empty(), "{report}");
+    let running = Running::start(unlimited()).await;
+    let token = running.token("cli_one").await;
+    let (address, _guard) = receiver(|_, _, _| async { status(200) }).await;
+    let options = PushOptions {
+        targets: vec![address],
+        ..PushOptions::default()
+    };
+    let pusher = Pusher::new(options, Some(running.sim.clone()), CancellationToken::new()).unwrap();
+    let event = Event::text(recipient("one"), "oc_1", "ou_1", "what was \"said\"");
+    pusher.push(event.clone()).await.unwrap();
+    running
+        .reply(&token, &event.key, "what was \"said\"", None)
+        .await
+        .unwrap();
+    let report = pusher.log(|log| running.sim.ledger(|ledger| check(log, ledger, 0, &expected)));
+    assert!(report.passed(), "{report}");
 }
 
 #[tokio::test]

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
+use hyper::Method;
 use openclaw_common::crypto;
+use openclaw_sim::Options;
 use openclaw_sim::event::{Event, Kind, Workload};
 use openclaw_sim::push::{PushOptions, Pusher};
-use openclaw_sim::{Options, Sim};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{eventually, open, receiver, recipient, status};
+use crate::support::{Running, eventually, open, receiver, recipient, status};
 
 #[derive(Clone)]
 struct Seen {
@@ -182,22 +183,29 @@ async fn every_kind_arrives_as_its_type_and_callbacks_are_not_repeated() {
 #[tokio::test]
 async fn a_callbacks_answer_is_kept_and_frees_its_card_token() {
     let (address, _, _guard) = recorder(|_| Response::new(r#"{"toast":{}}"#.into())).await;
-    let sim = Sim::new(&Options::default());
+    let running = Running::start(Options::default()).await;
+    let token = running.token("cli_one").await;
     let options = PushOptions {
         targets: vec![address],
         ..PushOptions::default()
     };
-    let pusher = Pusher::new(options, Some(sim.clone()), CancellationToken::new()).unwrap();
+    let pusher = Pusher::new(options, Some(running.sim.clone()), CancellationToken::new()).unwrap();
     let click = Kind::CardAction {
         message_id: "om_1".into(),
         value: "approve".into(),
         token: "c-1".into(),
     };
+    let path = "/open-apis/interactive/v1/card/update";
+    let update = json!({"token": "c-1", "card": {"elements": []}});
+    let early = running.call(Method::POST, path, Some(&token), &update).await.unwrap();
+    assert_eq!(early.code(), 300_020);
     let pushed = pusher
         .push(Event::new(recipient("one"), click, "oc_1", "ou_1"))
         .await
         .unwrap();
     assert_eq!(pushed.answer.as_deref(), Some(&br#"{"toast":{}}"#[..]));
+    let later = running.call(Method::POST, path, Some(&token), &update).await.unwrap();
+    assert_eq!(later.code(), 0);
 }
 
 #[tokio::test]
@@ -325,7 +333,8 @@ async fn accepted_events_come_again_when_duplicates_are_wanted() {
     pusher
         .closed_loop(4, Workload::new(vec![recipient("one")], 4, 0).take(20))
         .await;
-    eventually("every event came twice", || seen.lock().unwrap().len() == 40).await;
+    pusher.settle().await;
+    assert_eq!(seen.lock().unwrap().len(), 40);
     let event = Event::text(recipient("one"), "oc_1", "ou_1", "hi");
     assert_eq!(pusher.push_copies(&event, 30).await, vec![Some(200); 30]);
     assert_eq!(seen.lock().unwrap().len(), 70);

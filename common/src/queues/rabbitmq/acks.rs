@@ -97,7 +97,7 @@ mod tests {
             let mut ledger = Ledger::default();
             let mut broker = BTreeSet::new();
             let mut worker = Vec::new();
-            let mut flush = |ledger: &mut Ledger, broker: &mut BTreeSet<u64>| {
+            let flush = |ledger: &mut Ledger, broker: &mut BTreeSet<u64>| {
                 for ack in ledger.flush() {
                     prop_assert!(broker.contains(&ack.tag), "406 for {ack:?}, out at the broker: {broker:?}");
                     if ack.multiple {

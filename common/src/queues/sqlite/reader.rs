@@ -1,12 +1,13 @@
 //! Hands a bot's rows to its one active consumer, in the order of their ids.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::sqlite::SqlitePool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::codec;
@@ -39,7 +40,7 @@ impl Desks {
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     /// Held by the active consumer; standbys queue for it.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<Mutex<()>>,
     /// Keeps one permit, so a wake-up between looking and waiting is not lost.
     published: Notify,
     /// Greatest id the active consumer was given, 0 without one.
@@ -85,10 +86,16 @@ impl Reader {
         }
     }
 
-    /// Waits for its turn, then hands out rows until `ended`. Ends by itself when the table cannot be read.
-    pub(super) async fn run(self, prefetch: usize, deliveries: mpsc::Sender<Delivery>, ended: CancellationToken) {
+    /// Waits for its `turn`, then hands out rows until `ended`. Ends by itself when the table cannot be read.
+    pub(super) async fn run(
+        self,
+        turn: impl Future<Output = Turn>,
+        prefetch: usize,
+        deliveries: mpsc::Sender<Delivery>,
+        ended: CancellationToken,
+    ) {
         let serving = async {
-            let _turn = Turn::wait(&self.desk).await;
+            let _turn = turn.await;
             // What the consumer before acknowledged must be gone, or it would come again.
             self.deletes.settled().await;
             self.serve(prefetch, &deliveries, &ended).await
@@ -166,21 +173,23 @@ impl Reader {
 }
 
 /// The right to hand out one bot's rows.
-struct Turn<'a> {
-    desk: &'a Desk,
-    _alone: tokio::sync::MutexGuard<'a, ()>,
+#[derive(Debug)]
+pub(super) struct Turn {
+    desk: Arc<Desk>,
+    _alone: OwnedMutexGuard<()>,
 }
 
-impl<'a> Turn<'a> {
-    async fn wait(desk: &'a Desk) -> Self {
+impl Turn {
+    /// Waits behind everybody who was polled here before.
+    pub(super) async fn wait(desk: Arc<Desk>) -> Self {
         Self {
-            _alone: desk.turn.lock().await,
+            _alone: Arc::clone(&desk.turn).lock_owned().await,
             desk,
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     /// The next consumer begins with the first row that is left.
     fn drop(&mut self) {
         self.desk.handed_out.store(0, Ordering::Release);

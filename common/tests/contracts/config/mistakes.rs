@@ -64,7 +64,7 @@ config/Bot5: `Bot5` is not a bot id: use 1 to 64 of a-z, 0-9, `_` and `-`, begin
 config/bot1/config.yaml:7: message.retry_policy.bakoff: unknown key, did you mean `backoff`?
 config/bot2/config.yaml:4: handler.rules[0]: needs exactly one of keyword, prefix and regex
 config/bot2/config.yaml:5: handler.rules[1].regex: `a(` is not a regular expression: unclosed group
-config/bot2/config.yaml:5: handler.rules[1].reply: `{name}` has a placeholder other than {text} and {sender}: write `{{` for a brace
+config/bot2/config.yaml:5: handler.rules[1].reply: `{name}` has a brace that is neither {text} nor {sender}: write `{{` and `}}` for braces
 config/bot2/config.yaml:6: handler.rules[2].replay: unknown key, did you mean `reply`?
 config/bot2/config.yaml:6: handler.rules[2].reply: is missing
 config/bot2/config.yaml:8: security.allowed_ips[1]: `somewhere` is not an address or a network such as 10.0.0.0/8

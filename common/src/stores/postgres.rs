@@ -1,0 +1,150 @@
+//! The Store on PostgreSQL.
+//!
+//! Batches travel as arrays (`UNNEST`), nearly every call is one statement in one round trip, and rows are locked in key
+//! order. Statements run one by one at READ COMMITTED: each guard sees what was last committed.
+
+mod apply;
+mod begin;
+mod dead;
+mod due;
+mod link;
+mod rows;
+mod schema;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+
+use crate::bot::BotId;
+use crate::config::Database;
+use crate::secret::Secret;
+use crate::store::{
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
+};
+use crate::stores::batch::millis;
+use link::{Link, Work};
+
+/// What has happened to every event, in PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    link: Link,
+}
+
+impl Postgres {
+    /// Connects when first used, so that a process can start while the database is down; [`Store::ready`] says how it is.
+    /// Has to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When `url` is no PostgreSQL address.
+    pub fn connect(url: &Secret, settings: &Database) -> Result<Self, StoreError> {
+        Ok(Self {
+            link: Link::new(url, settings)?,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
+        begin::begin(&self.link, arrivals).await
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError> {
+        apply::apply(&self.link, changes).await
+    }
+
+    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.link, bot).await
+    }
+
+    async fn take_due(
+        &self,
+        bot: &BotId,
+        full: &[Arc<str>],
+        per_chat: u32,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        due::take_due(&self.link, bot, full, per_chat, limit).await
+    }
+
+    async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError> {
+        due::next_due(&self.link, bots).await
+    }
+
+    async fn overdue(&self, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError> {
+        due::overdue(&self.link, overdue).await
+    }
+
+    async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError> {
+        begin::bury(&self.link, deaths).await
+    }
+
+    async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        dead::dead_letters(&self.link, filter, limit).await
+    }
+
+    async fn count_dead(&self, filter: &DeadFilter) -> Result<HashMap<String, u64>, StoreError> {
+        dead::count(&self.link, filter).await
+    }
+
+    async fn replay(&self, order: &Replay) -> Result<Replayed, StoreError> {
+        dead::replay(&self.link, order).await
+    }
+
+    async fn drop_dead(&self, ids: &[i64], who: &str) -> Result<u64, StoreError> {
+        dead::drop_dead(&self.link, ids, who).await
+    }
+
+    async fn count(&self, bot: Option<&BotId>) -> Result<HashMap<State, u64>, StoreError> {
+        let counts = self.link.run(&bot, count).await?;
+        Ok(counts
+            .into_iter()
+            .filter_map(|(state, count)| Some((State::parse(&state)?, count.unsigned_abs())))
+            .collect())
+    }
+
+    async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, StoreError> {
+        self.link.run(&(millis(retention), i64::from(limit)), purge).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        schema::check(&self.link).await
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        schema::migrate(&self.link).await
+    }
+}
+
+fn count<'c>(connection: &'c mut PgConnection, bot: &'c Option<&BotId>) -> Work<'c, Vec<(String, i64)>> {
+    // Two statements, so that the one for a bot reads that bot's part of the index only.
+    Box::pin(match bot {
+        Some(bot) => sqlx::query_as("SELECT state, count(*) FROM events WHERE bot = $1 GROUP BY state")
+            .bind(bot.as_str())
+            .fetch_all(connection),
+        None => sqlx::query_as("SELECT state, count(*) FROM events GROUP BY state").fetch_all(connection),
+    })
+}
+
+/// Dead letters go with their event: what nobody looked at for the whole retention is given up.
+fn purge<'c>(connection: &'c mut PgConnection, (retention_ms, limit): &'c (i64, i64)) -> Work<'c, u64> {
+    Box::pin(async move {
+        let purged = sqlx::query(
+            "WITH old AS MATERIALIZED (
+                 SELECT app_id, key FROM events WHERE finished_at < now() - $1 * interval '1 millisecond'
+                 ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
+             ),
+             actions_gone AS (DELETE FROM actions a USING old WHERE a.app_id = old.app_id AND a.key = old.key),
+             letters_gone AS (DELETE FROM dead_letters d USING old WHERE d.app_id = old.app_id AND d.key = old.key)
+             DELETE FROM events e USING old WHERE e.app_id = old.app_id AND e.key = old.key",
+        )
+        .bind(*retention_ms)
+        .bind(*limit)
+        .execute(connection)
+        .await?;
+        Ok(purged.rows_affected())
+    })
+}

@@ -1,0 +1,186 @@
+//! Taking up deliveries, and burying what never became an event.
+
+use std::borrow::Cow;
+
+use sqlx::{Connection, PgConnection};
+
+use super::link::{Link, Work};
+use super::rows::{actions, event_columns};
+use crate::envelope::Envelope;
+use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
+use crate::stores::batch::{Name, clean, distinct, received_ms};
+use crate::stores::records::{ActionRecord, EventRecord, answers};
+
+/// Events of one statement: the size of a block of `event_position`.
+const BLOCK: usize = 1000;
+
+/// New rows in key order, so that two batches wait for each other instead of deadlocking; existing unfinished ones get a
+/// higher fence; finished and waiting ones are not returned.
+const BEGIN: &str = concat!(
+    "WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first)
+     INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
+                              envelope, state, due_at, hold, handler_starts, position)
+     SELECT i.app_id, i.key, i.bot, i.chat, i.type, i.tenant, i.happened_ms, i.received_at,
+            least(i.received_at, now()), i.traceparent, i.envelope,
+            CASE WHEN i.park THEN 'waiting' ELSE 'received' END, CASE WHEN i.park THEN now() END, i.park, i.starts,
+            block.first + i.ord - 1
+     FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+                       $9::text[], $10::bytea[], $11::boolean[], $12::integer[]) WITH ORDINALITY
+                AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, park, starts,
+                      ord)) AS i
+     CROSS JOIN block
+     ORDER BY i.app_id, i.key
+     ON CONFLICT (app_id, key) DO UPDATE SET fence = e.fence + 1 WHERE e.state IN ('received', 'planned')
+     RETURNING ",
+    event_columns!()
+);
+
+/// A row whose event was alive or unknown dies, with its dead letter; every other is left alone.
+const BURY: &str = "
+    WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first),
+    buried AS (
+        INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
+                                 envelope, state, finished_at, last_class, last_error, position)
+        SELECT i.app_id, i.key, i.bot, i.chat, i.type, i.tenant, i.happened_ms, i.received_at,
+               least(i.received_at, now()), i.traceparent, i.envelope, 'dead', now(), i.class, i.error,
+               block.first + i.ord - 1
+        FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at
+              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+                          $8::bigint[], $9::text[], $10::bytea[], $11::text[], $12::text[]) WITH ORDINALITY
+                   AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, class,
+                         error, ord)) AS i
+        CROSS JOIN block
+        ORDER BY i.app_id, i.key
+        ON CONFLICT (app_id, key) DO UPDATE
+            SET state = 'dead', fence = e.fence + 1, finished_at = now(), due_at = NULL,
+                last_class = excluded.last_class, last_code = NULL, last_error = excluded.last_error
+            WHERE e.state IN ('received', 'planned')
+        RETURNING e.*
+    )
+    INSERT INTO dead_letters (app_id, key, bot, chat, class, error, attempts, replay_gen, created_at, died_at)
+    SELECT app_id, key, bot, chat, last_class, last_error, attempt + handler_starts, replay_gen, created_at, now()
+    FROM buried";
+
+/// The columns of an envelope.
+#[derive(Default)]
+struct Envelopes<'a> {
+    app_ids: Vec<&'a str>,
+    keys: Vec<&'a str>,
+    bots: Vec<&'a str>,
+    chats: Vec<Cow<'a, str>>,
+    types: Vec<Cow<'a, str>>,
+    tenants: Vec<Cow<'a, str>>,
+    happened_ms: Vec<i64>,
+    received_ms: Vec<i64>,
+    traceparents: Vec<Option<Cow<'a, str>>>,
+    bodies: Vec<&'a [u8]>,
+}
+
+impl<'a> Envelopes<'a> {
+    fn push(&mut self, name: &'a Name<'a>, envelope: &'a Envelope) {
+        self.app_ids.push(&name.0);
+        self.keys.push(&name.1);
+        self.bots.push(envelope.bot.as_str());
+        self.chats.push(clean(&envelope.chat));
+        self.types.push(clean(&envelope.event_type));
+        self.tenants.push(clean(&envelope.tenant));
+        self.happened_ms.push(envelope.created_ms);
+        self.received_ms.push(received_ms(envelope));
+        self.traceparents.push(envelope.traceparent.as_deref().map(clean));
+        self.bodies.push(&envelope.body);
+    }
+}
+
+macro_rules! bind_envelopes {
+    ($query:expr, $columns:expr) => {
+        $query
+            .bind(&$columns.app_ids)
+            .bind(&$columns.keys)
+            .bind(&$columns.bots)
+            .bind(&$columns.chats)
+            .bind(&$columns.types)
+            .bind(&$columns.tenants)
+            .bind(&$columns.happened_ms)
+            .bind(&$columns.received_ms)
+            .bind(&$columns.traceparents)
+            .bind(&$columns.bodies)
+    };
+}
+
+type Taken = (Vec<EventRecord>, Vec<ActionRecord>);
+
+/// [`crate::store::Store::begin`]
+pub(super) async fn begin(link: &Link, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
+    if arrivals.is_empty() {
+        return Ok(Vec::new());
+    }
+    let batch = distinct(arrivals, |arrival| &arrival.envelope);
+    let (events, actions) = link.run(&*batch.firsts, take).await?;
+    answers(arrivals, &batch, events, actions)
+}
+
+fn take<'c>(connection: &'c mut PgConnection, firsts: &'c [(Name<'_>, &Arrival)]) -> Work<'c, Taken> {
+    Box::pin(async move {
+        let events = if firsts.len() <= BLOCK {
+            take_block(connection, firsts).await?
+        } else {
+            let mut transaction = connection.begin().await?;
+            let mut events = Vec::with_capacity(firsts.len());
+            for block in firsts.chunks(BLOCK) {
+                events.extend(take_block(&mut transaction, block).await?);
+            }
+            transaction.commit().await?;
+            events
+        };
+        let actions = actions(connection, &events).await?;
+        Ok((events, actions))
+    })
+}
+
+async fn take_block(
+    connection: &mut PgConnection,
+    block: &[(Name<'_>, &Arrival)],
+) -> Result<Vec<EventRecord>, sqlx::Error> {
+    let mut columns = Envelopes::default();
+    let mut parks = Vec::with_capacity(block.len());
+    let mut starts = Vec::with_capacity(block.len());
+    for (name, arrival) in block {
+        columns.push(name, &arrival.envelope);
+        parks.push(arrival.intent == Intent::Park);
+        starts.push(i32::from(arrival.intent == Intent::Start));
+    }
+    bind_envelopes!(sqlx::query_as(BEGIN), columns)
+        .bind(&parks)
+        .bind(&starts)
+        .fetch_all(connection)
+        .await
+}
+
+/// [`crate::store::Store::bury`]
+pub(super) async fn bury(link: &Link, deaths: &[Burial]) -> Result<(), StoreError> {
+    let batch = distinct(deaths, |death| &death.envelope);
+    for block in batch.firsts.chunks(BLOCK) {
+        link.run(block, bury_block).await?;
+    }
+    Ok(())
+}
+
+fn bury_block<'c>(connection: &'c mut PgConnection, block: &'c [(Name<'_>, &Burial)]) -> Work<'c, ()> {
+    Box::pin(async move {
+        let mut columns = Envelopes::default();
+        let mut classes = Vec::with_capacity(block.len());
+        let mut errors = Vec::with_capacity(block.len());
+        for (name, death) in block {
+            columns.push(name, &death.envelope);
+            classes.push(death.class);
+            errors.push(clean(&death.error));
+        }
+        bind_envelopes!(sqlx::query(BURY), columns)
+            .bind(&classes)
+            .bind(&errors)
+            .execute(connection)
+            .await?;
+        Ok(())
+    })
+}
