@@ -8,14 +8,14 @@
 //! - `{text}`: those same words. Every `<` in them becomes the look-alike `＜`, because Feishu reads `<at …>` and other tags
 //!   in text messages and has no escape for them: nobody can make the bot call `<at user_id="all">` for him;
 //! - `{sender}`: a mention of the person, `<at user_id="ou_…"></at>`, which Feishu shows as the name;
-//! - `{{` and `}}`: a brace. Any other brace is a mistake, found when the handler is built.
+//! - `{{` and `}}`: a brace. Any other brace is a mistake, which the configuration reports with its line.
 
 use async_trait::async_trait;
 use openclaw_common::config::{Pattern, REGEX_SIZE, Rule};
 use regex::{Regex, RegexBuilder};
 
 use super::{Handler, HandlerError};
-use crate::action::{Action, Plan};
+use crate::action::Plan;
 use crate::event::{Event, Mention, Message};
 
 /// A rule cannot be used: the operator's to correct.
@@ -102,13 +102,7 @@ impl Handler for Rules {
             .iter()
             .find(|rule| rule.matcher.matches(&words))
             .map_or_else(Plan::default, |rule| {
-                Plan::one(Action::Reply {
-                    message_id: message.message_id.clone(),
-                    chat: message.chat_id.clone(),
-                    msg_type: "text".to_owned(),
-                    content: serde_json::json!({ "text": fill(&rule.reply, &words, message) }).to_string(),
-                    in_thread: false,
-                })
+                Plan::one(message.reply(serde_json::json!({ "text": fill(&rule.reply, &words, message) }).to_string()))
             }))
     }
 }
@@ -223,6 +217,7 @@ mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
     use super::super::testing;
     use super::*;
+    use crate::action::Action;
 
     fn rule(pattern: Pattern, reply: &str) -> Rule {
         Rule {
