@@ -14,12 +14,17 @@ main() {
     source "$STATE/env"
     set +a
 
+    # Any argument of the test runner may follow; with a package of its own (-p NAME) that one alone is built.
+    local scope=(--workspace) argument
+    for argument in "$@"; do
+        case $argument in -p* | --package*) scope=() ;; esac
+    done
     if have cargo-nextest; then
         # nextest runs no documentation tests.
         if (($# == 0)); then cargo test --workspace --doc --quiet; fi
-        cargo nextest run --workspace "$@"
+        cargo nextest run "${scope[@]}" "$@"
     else
         say "cargo-nextest is not installed, so there is no time limit per test (cargo install --locked cargo-nextest)"
-        cargo test --workspace "$@"
+        cargo test "${scope[@]}" "$@"
     fi
 }
