@@ -115,6 +115,22 @@ impl<T> Lanes<T> {
         self.lanes.entry(chat.clone()).or_default().behind += rows;
     }
 
+    /// Sets how many rows wait behind each chat's lane; none behind the others.
+    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, u64>) {
+        for (chat, lane) in &mut self.lanes {
+            lane.behind = behind.get(chat).copied().unwrap_or(0);
+        }
+        for (chat, rows) in behind {
+            self.lanes.entry(chat.clone()).or_default().behind = *rows;
+        }
+        self.lanes.retain(|_, lane| lane.len() > 0 || lane.behind > 0);
+    }
+
+    /// Whether a lane is empty although rows are behind it: they are not due, or the count is wrong.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.lanes.values().any(|lane| lane.behind > 0 && lane.len() == 0)
+    }
+
     /// One row has come back from behind.
     pub(crate) fn came_back(&mut self, chat: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(chat) {

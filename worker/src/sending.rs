@@ -36,8 +36,8 @@ pub(crate) struct ActionRun<'a> {
     pub(crate) first_tried: Option<Duration>,
     /// Whether the plan's commit has counted this try.
     pub(crate) counted: bool,
-    /// Whether the last answer was a definite refusal: no copy exists.
-    pub(crate) refused: bool,
+    /// Whether a copy may be visible that no answer told of.
+    pub(crate) doubt: bool,
     pub(crate) tries: u32,
     pub(crate) since: Instant,
 }
@@ -52,7 +52,7 @@ impl ActionRun<'_> {
         };
         let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
-        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
+        if self.doubt && self.first_tried.is_some_and(|ago| ago > UUID_LIFE) {
             let error = "its outcome is unknown and the uuid's hour is over".to_owned();
             return self.unknown(None, error).await;
         }
@@ -83,8 +83,10 @@ impl ActionRun<'_> {
                 _ => tries.attempts += 1,
             }
             tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
+            // Sticky: a later refusal of another request says nothing about a copy that an earlier one may have left.
+            self.doubt |= matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            tries.doubt = self.doubt;
             let verdict = verdict::judge(&outcome, tries, policy);
-            self.refused = !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
             match verdict {
                 Verdict::Sent { message_id } => {
                     return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
@@ -182,7 +184,7 @@ impl ActionRun<'_> {
             state,
             message_id,
             code,
-            refused: self.refused,
+            refused: !self.doubt,
             tries: self.tries,
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct Tries {
     pub(crate) attempts: u32,
     /// Answers that named a limit: they burn no attempt.
     pub(crate) limits: u32,
+    /// Whether a copy may be visible that no answer told of.
+    pub(crate) doubt: bool,
     /// How long ago the action was first tried.
     pub(crate) since: Duration,
 }
@@ -55,14 +57,15 @@ pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdic
             message_id: message_id.clone(),
         },
         Outcome::Limited { pause, .. } => Verdict::Pause(pause.unwrap_or_else(|| limited_backoff(tries.limits))),
+        Outcome::Permanent { .. } if tries.doubt => unknown(policy.on_unknown),
         Outcome::Permanent { .. } => Verdict::Dead {
             class: "permanent",
             unknown: false,
         },
-        Outcome::Transient { ambiguous, .. } => {
+        Outcome::Transient { .. } => {
             let wait = backoff::delay(&policy.retry, tries.attempts);
             let last = tries.attempts >= policy.retry.max_attempts;
-            if *ambiguous && (last || tries.since + wait > UUID_LIFE) {
+            if tries.doubt && (last || tries.since + wait > UUID_LIFE) {
                 return unknown(policy.on_unknown);
             }
             if last {
@@ -105,10 +108,11 @@ mod tests {
         }
     }
 
-    fn tries(attempts: u32, since: Duration) -> Tries {
+    fn tries(doubt: bool, attempts: u32, since: Duration) -> Tries {
         Tries {
             attempts,
             limits: attempts,
+            doubt,
             since,
         }
     }
@@ -121,7 +125,7 @@ mod tests {
             code: 99_991_400,
         };
         assert_eq!(
-            judge(&outcome, tries(1000, Duration::ZERO), &Message::default()),
+            judge(&outcome, tries(false, 1000, Duration::ZERO), &Message::default()),
             Verdict::Pause(Duration::from_secs(3))
         );
     }
@@ -130,20 +134,48 @@ mod tests {
     fn an_ambiguous_send_is_not_repeated_beyond_the_life_of_its_uuid() {
         let policy = Message::default();
         assert!(matches!(
-            judge(&transient(true), tries(1, Duration::ZERO), &policy),
+            judge(&transient(true), tries(true, 1, Duration::ZERO), &policy),
             Verdict::Retry(_)
         ));
         assert_eq!(
-            judge(&transient(true), tries(1, UUID_LIFE), &policy),
+            judge(&transient(true), tries(true, 1, UUID_LIFE), &policy),
             Verdict::Dead {
                 class: "ambiguous",
                 unknown: true
             }
         );
         assert!(matches!(
-            judge(&transient(false), tries(1, UUID_LIFE), &policy),
+            judge(&transient(false), tries(false, 1, UUID_LIFE), &policy),
             Verdict::Retry(_)
         ));
+    }
+
+    #[test]
+    fn a_refusal_after_a_doubtful_try_does_not_end_the_doubt() {
+        let refused = Outcome::Permanent {
+            code: Some(230_002),
+            message: String::new(),
+            needs_operator: false,
+        };
+        let policy = Message::default();
+        assert_eq!(
+            judge(&refused, tries(true, 2, Duration::ZERO), &policy),
+            Verdict::Dead {
+                class: "ambiguous",
+                unknown: true
+            }
+        );
+        assert_eq!(
+            judge(
+                &transient(false),
+                tries(true, policy.retry.max_attempts, Duration::ZERO),
+                &policy
+            ),
+            Verdict::Dead {
+                class: "ambiguous",
+                unknown: true
+            }
+        );
     }
 
     #[test]
@@ -151,14 +183,14 @@ mod tests {
         let policy = Message::default();
         let last = policy.retry.max_attempts;
         assert_eq!(
-            judge(&transient(false), tries(last, Duration::ZERO), &policy),
+            judge(&transient(false), tries(false, last, Duration::ZERO), &policy),
             Verdict::Dead {
                 class: "exhausted",
                 unknown: false
             }
         );
         assert_eq!(
-            judge(&transient(true), tries(last, Duration::ZERO), &policy),
+            judge(&transient(true), tries(true, last, Duration::ZERO), &policy),
             Verdict::Dead {
                 class: "ambiguous",
                 unknown: true

@@ -20,6 +20,7 @@ use sqlx::PgConnection;
 
 use crate::bot::BotId;
 use crate::config::Database;
+use crate::envelope::EventKey;
 use crate::secret::Secret;
 use crate::store::{
     Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
@@ -56,8 +57,8 @@ impl Store for Postgres {
         apply::apply(&self.link, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.link, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.link, bot, held).await
     }
 
     async fn take_due(

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::bot::BotId;
+use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
     Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
@@ -49,8 +50,8 @@ impl Store for SqliteStore {
         apply::apply(&self.database, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.database, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.database, bot, held).await
     }
 
     async fn take_due(
