@@ -8,7 +8,7 @@
 //! | [`check`] | every mistake in the configuration, then each dependency |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
-//! | [`exit`], [`print`], [`signals`] | how it ends, speaks and stops |
+//! | [`exit`], [`mod@print`], [`signals`] | how it ends, speaks and stops |
 
 mod check;
 mod cli;

@@ -54,7 +54,7 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::leave`].
+    /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::cancel`].
     pub(crate) fn reserve(&mut self, chat: &Arc<str>) -> Intent {
         let lane = self.lanes.entry(chat.clone()).or_default();
         let intent = match lane.len() {
