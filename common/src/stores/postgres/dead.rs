@@ -10,12 +10,13 @@ use crate::stores::batch::clean;
 use crate::stores::records::DeadRecord;
 use crate::stores::replay::{self, Candidate, Revivals, UnknownAction};
 
-/// `$1` … `$7`: [`DeadFilter`].
+/// `$1` … `$8`: [`DeadFilter`].
 macro_rules! matches_filter {
     () => {
         " WHERE ($1::text IS NULL OR bot = $1) AND ($2::text IS NULL OR class = $2) AND ($3::bigint IS NULL OR code = $3)
             AND ($4::bigint IS NULL OR died_at >= timestamptz 'epoch' + $4 * interval '1 millisecond')
-            AND ($5::bigint IS NULL OR id = $5) AND ($6 OR resolved_at IS NULL) AND ($7::bigint IS NULL OR id > $7) "
+            AND ($5::bigint IS NULL OR id = $5) AND ($6 OR resolved_at IS NULL) AND ($7::bigint IS NULL OR id > $7)
+            AND ($8::bigint IS NULL OR id < $8) "
     };
 }
 
@@ -29,6 +30,22 @@ macro_rules! bind_filter {
             .bind($filter.id)
             .bind($filter.closed)
             .bind($filter.after)
+            .bind($filter.before)
+    };
+}
+
+macro_rules! letters {
+    ($order:literal) => {
+        concat!(
+            "SELECT id, app_id, key, bot, chat, class, code, error, attempts::bigint AS attempts,
+                    replay_gen::bigint AS replay_gen, (extract(epoch FROM created_at) * 1000)::bigint AS created_ms,
+                    (extract(epoch FROM died_at) * 1000)::bigint AS died_ms,
+                    (extract(epoch FROM replayed_at) * 1000)::bigint AS replayed_ms,
+                    (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_ms
+             FROM dead_letters",
+            matches_filter!(),
+            $order
+        )
     };
 }
 
@@ -42,16 +59,12 @@ pub(super) async fn dead_letters(link: &Link, filter: &DeadFilter, limit: u32) -
 }
 
 fn read<'c>(connection: &'c mut PgConnection, (filter, limit): &'c (&DeadFilter, u32)) -> Work<'c, Vec<DeadRecord>> {
-    let query = sqlx::query_as(concat!(
-        "SELECT id, app_id, key, bot, chat, class, code, error, attempts::bigint AS attempts,
-                replay_gen::bigint AS replay_gen, (extract(epoch FROM created_at) * 1000)::bigint AS created_ms,
-                (extract(epoch FROM died_at) * 1000)::bigint AS died_ms,
-                (extract(epoch FROM replayed_at) * 1000)::bigint AS replayed_ms,
-                (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_ms
-         FROM dead_letters",
-        matches_filter!(),
-        "ORDER BY id DESC LIMIT $8"
-    ));
+    // Two texts, so that either order is the key's own.
+    let query = sqlx::query_as(if filter.oldest_first {
+        letters!("ORDER BY id LIMIT $9")
+    } else {
+        letters!("ORDER BY id DESC LIMIT $9")
+    });
     Box::pin(
         bind_filter!(query, filter)
             .bind(i64::from(*limit))

@@ -38,12 +38,12 @@ pub(super) async fn write_letters(
     Ok(())
 }
 
-/// `?1` … `?7`: [`DeadFilter`].
+/// `?1` … `?8`: [`DeadFilter`].
 macro_rules! matches_filter {
     () => {
         " WHERE (?1 IS NULL OR bot = ?1) AND (?2 IS NULL OR class = ?2) AND (?3 IS NULL OR code = ?3)
             AND (?4 IS NULL OR died_at >= ?4) AND (?5 IS NULL OR id = ?5) AND (?6 OR resolved_at IS NULL)
-            AND (?7 IS NULL OR id > ?7) "
+            AND (?7 IS NULL OR id > ?7) AND (?8 IS NULL OR id < ?8) "
     };
 }
 
@@ -57,6 +57,19 @@ macro_rules! bind_filter {
             .bind($filter.id)
             .bind($filter.closed)
             .bind($filter.after)
+            .bind($filter.before)
+    };
+}
+
+macro_rules! letters {
+    ($order:literal) => {
+        concat!(
+            "SELECT id, app_id, key, bot, chat, class, code, error, attempts, replay_gen, created_at AS created_ms,
+                    died_at AS died_ms, replayed_at AS replayed_ms, resolved_at AS resolved_ms
+             FROM dead_letters",
+            matches_filter!(),
+            $order
+        )
     };
 }
 
@@ -66,13 +79,12 @@ pub(super) async fn dead_letters(
     filter: &DeadFilter,
     limit: u32,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    let query = sqlx::query_as(concat!(
-        "SELECT id, app_id, key, bot, chat, class, code, error, attempts, replay_gen, created_at AS created_ms,
-                died_at AS died_ms, replayed_at AS replayed_ms, resolved_at AS resolved_ms
-         FROM dead_letters",
-        matches_filter!(),
-        "ORDER BY id DESC LIMIT ?8"
-    ));
+    // Two texts, so that either order is the key's own.
+    let query = sqlx::query_as(if filter.oldest_first {
+        letters!("ORDER BY id LIMIT ?9")
+    } else {
+        letters!("ORDER BY id DESC LIMIT ?9")
+    });
     let records: Vec<DeadRecord> = bind_filter!(query, filter)
         .bind(limit)
         .fetch_all(&database.reader)
