@@ -33,9 +33,18 @@ mod tests {
     #[test]
     fn the_uuid_of_an_action_never_changes() {
         let key = EventKey::new("cli_a1", "om_1");
-        assert_eq!(action_uuid(&key, 0, "reply", 0), "TODO0");
-        assert_eq!(action_uuid(&key, 0, "reply", 1), "TODO1");
-        assert_eq!(action_uuid(&key, 1, "create", 0), "TODO2");
+        assert_eq!(
+            action_uuid(&key, 0, "reply", 0),
+            "oc4rxfenc6nmqh7ovurnwqhrprfzqpaquvfvwxjoro"
+        );
+        assert_eq!(
+            action_uuid(&key, 0, "reply", 1),
+            "ocinm2qt25p46vkegxbmia5ui724fzkue7r2nkymkb"
+        );
+        assert_eq!(
+            action_uuid(&key, 1, "create", 0),
+            "ocjjok77o7cjjf6y2w4rmqg5bdvodgksyhbyxrcjim"
+        );
     }
 
     #[test]

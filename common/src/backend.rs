@@ -68,15 +68,30 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
                 queue: Arc::new(SqliteQueue::new(file.clone())),
                 store: Arc::new(SqliteStore::new(file)),
                 cache: Arc::new(Memory::new()),
-                names: Names { queue: "sqlite", store: "sqlite", cache: "memory" },
+                names: Names {
+                    queue: "sqlite",
+                    store: "sqlite",
+                    cache: "memory",
+                },
                 _lock: Some(Arc::new(lock)),
             })
         }
-        Backend::Distributed { amqp_url, redis_url, database_url } => Ok(Seams {
-            queue: Arc::new(RabbitMq::connect(amqp_url, Options::named(name)).map_err(|error| BackendError::Address(error.to_string()))?),
+        Backend::Distributed {
+            amqp_url,
+            redis_url,
+            database_url,
+        } => Ok(Seams {
+            queue: Arc::new(
+                RabbitMq::connect(amqp_url, Options::named(name))
+                    .map_err(|error| BackendError::Address(error.to_string()))?,
+            ),
             store: Arc::new(Postgres::connect(database_url, database)?),
             cache: Arc::new(Redis::connect(redis_url).map_err(|error| BackendError::Address(error.to_string()))?),
-            names: Names { queue: "rabbitmq", store: "postgresql", cache: "redis" },
+            names: Names {
+                queue: "rabbitmq",
+                store: "postgresql",
+                cache: "redis",
+            },
             _lock: None,
         }),
     }

@@ -44,6 +44,13 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot be reached: the slot is lost, which only costs utilisation.
     async fn give_back(&self, levels: &[Level], slot: &Slot) -> Result<(), CacheError>;
 
+    /// Counts a slot from now instead of from its time, because its send may only now have arrived. Gives the slot's new
+    /// name.
+    ///
+    /// # Errors
+    /// When the cache cannot be reached: the slot counts from its own time.
+    async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError>;
+
     /// Grants nothing of the level `key` for `pause`, for every process. The longest pause wins.
     ///
     /// # Errors

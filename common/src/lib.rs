@@ -2,6 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`action_uuid`] | the uuid that makes a repeated send invisible |
 //! | [`backoff`] | waits between retries and reconnects |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |

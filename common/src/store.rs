@@ -27,13 +27,16 @@ use crate::envelope::{Envelope, EventKey};
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Takes up delivered events, one commit for all. Input order is delivery order: new rows get their `position` in it.
-    /// The answers stand in the input's order.
+    /// The answers stand in the input's order. A second copy of an event in one batch is settled: its row is committed and
+    /// the first copy's holder owns it.
     ///
     /// # Errors
     /// When nothing could be committed.
     async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError>;
 
-    /// Applies guarded changes, one commit for all; `false` where the row has another owner or state by now.
+    /// Applies guarded changes, one commit for all, those of one event in their order; `false` where the row has another
+    /// owner or state by now. A change whose answer was lost may be repeated: a row that this very fence has already
+    /// brought to the change's target state counts as applied.
     ///
     /// # Errors
     /// When nothing could be committed.
@@ -50,7 +53,7 @@ pub trait Store: Send + Sync + 'static {
     /// one chat, none of the chats in `full`, and none behind an earlier holding row of its chat that is not due.
     ///
     /// # Errors
-    /// When the database cannot answer.
+    /// When the database cannot answer. Rows may have been taken up all the same; [`Store::unfinished`] finds them.
     async fn take_due(&self, bot: &BotId, full: &[Arc<str>], per_chat: u32, limit: u32)
     -> Result<Vec<Row>, StoreError>;
 
@@ -91,7 +94,7 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Open dead letters by class, and by class those that [`Store::replay`] would skip.
+    /// Dead letters by filter, counted by class.
     ///
     /// # Errors
     /// When the database cannot answer.
@@ -118,7 +121,8 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn count(&self, bot: Option<&BotId>) -> Result<HashMap<State, u64>, StoreError>;
 
-    /// Deletes finished rows older than `retention`, at most `limit`; how many.
+    /// Deletes events that ended (`done` or `dead`) longer than `retention` ago, with their actions and dead letters, at
+    /// most `limit`; how many.
     ///
     /// # Errors
     /// When nothing could be committed.
@@ -275,7 +279,7 @@ pub struct Row {
     pub attempt: u32,
     /// How often it was replayed.
     pub replay_generation: u32,
-    /// Handler starts that were not followed by a plan.
+    /// Handler starts that were followed neither by a plan nor by a failure in good order: what the event may have killed.
     pub handler_starts: u32,
     /// Milliseconds since the event was accepted, by the database's clock at accept time of the row.
     pub age_ms: i64,

@@ -1,7 +1,8 @@
-//! The seams' promises, checked on every backend, and the configuration on real files.
+//! The promises of the three seams, each proved on both of its backends, and of the configuration folder.
 
 mod contracts {
     mod cache;
     mod config;
     mod queue;
+    mod store;
 }

@@ -4,16 +4,20 @@
 //! done    -> 200
 //! claimed -> publish, wait for the confirm -> 200, then mark it done
 //!                                          -> not confirmed: give the claim back, 503
-//! busy    -> another push of it is being stored: look again until it is done or given up
+//! busy    -> another node is storing it: look again until it is done or given up
 //! no cache in time -> publish without a claim
 //! ```
+//!
+//! Pushes of one event that meet in this process share one such course and its result, cache or no cache.
 //!
 //! The claim is only a filter, wrong at most in the direction of "unknown": what it lets through twice, the store drops.
 //! Once begun this runs to its end, whether or not the client still waits: dying between the publish and the mark costs a
 //! duplicate, never an event.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use openclaw_common::cache::{Cache, Claim};
@@ -21,22 +25,17 @@ use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::queue::{Link, PublishError, Queue};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::telemetry;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::overload::Permit;
 use crate::reply::Refusal;
 
-/// One question to the cache (`reliability.md` D8).
-const CACHE: Duration = Duration::from_millis(50);
-/// The mark is set behind the answer; a cache this slow counts as down.
-const MARK: Duration = Duration::from_millis(500);
-/// Publish and confirm. With the release that makes less than 1.6 s.
+/// Publish and confirm (`reliability.md` D8). With a claim and a release, which the cache bounds itself, less than 1.7 s.
 const PUBLISH: Duration = Duration::from_millis(1500);
 /// How long a claim holds: longer than the publish, shorter than Feishu's first re-push at 15 s.
 const CLAIM: Duration = Duration::from_secs(5);
-/// Between two looks at an event that another push is storing.
+/// Between two looks at an event that another node is storing.
 const POLL: Duration = Duration::from_millis(50);
 /// How long after the request began it looks.
 const LOOK_UNTIL: Duration = Duration::from_millis(2200);
@@ -61,6 +60,8 @@ pub(crate) struct Acceptor {
     /// Makes this process's claims different from all others.
     process: u64,
     claims: AtomicU64,
+    /// What is being stored here now, with its outcome once there is one. At most one for each request.
+    storing: Mutex<HashMap<EventKey, watch::Receiver<Option<Outcome>>>>,
 }
 
 impl Acceptor {
@@ -73,6 +74,7 @@ impl Acceptor {
             tasks: TaskTracker::new(),
             process: rand::random(),
             claims: AtomicU64::new(0),
+            storing: Mutex::default(),
         }
     }
 
@@ -84,76 +86,67 @@ impl Acceptor {
         }
     }
 
-    /// Stores an event, or finds that it is stored. `permit` is held until all is done.
+    /// Stores an event, or finds that it is stored. `held` is dropped when all is done, client or no client.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         mut envelope: Envelope,
         dedup_ttl: Duration,
         begun: Instant,
-        permit: Permit,
+        held: impl Send + 'static,
     ) -> Result<Stored, Refusal> {
         let body = std::mem::take(&mut envelope.body);
         envelope.body = self.keys.seal(&envelope.key, body).map_err(|error| {
             tracing::error!(bot = %envelope.bot, event = %envelope.key, %error, "an event could not be sealed");
             Refusal::unavailable()
         })?;
-        let (answer, stored) = oneshot::channel();
-        let acceptor = self.clone();
+        let (answer, outcome) = watch::channel(None);
+        let key = envelope.key.clone();
+        let running = match self.lock().entry(key.clone()) {
+            Entry::Occupied(course) => Some(course.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(outcome.clone());
+                None
+            }
+        };
+        if let Some(mut running) = running {
+            let wait = LOOK_UNTIL.saturating_sub(begun.elapsed());
+            let known = timeout(wait, running.wait_for(Option::is_some)).await;
+            return match known {
+                Ok(Ok(outcome)) if outcome.is_some_and(|outcome| outcome != Outcome::NotStored) => Ok(Stored::Before),
+                _ => Err(Refusal::unavailable()),
+            };
+        }
+        let course = Course {
+            acceptor: self.clone(),
+            key,
+            answer,
+        };
         self.tasks.spawn(async move {
-            acceptor.store(Arc::new(envelope), dedup_ttl, begun, answer).await;
-            drop(permit);
+            course.run(Arc::new(envelope), dedup_ttl, begun).await;
+            drop(held);
         });
-        // The sender is dropped without an answer only when the task panicked.
-        stored.await.unwrap_or_else(|_| Err(Refusal::unavailable()))
+        let mut outcome = outcome;
+        // The sender goes without an answer only when the task panicked.
+        let known = outcome.wait_for(Option::is_some).await.map_or(None, |outcome| *outcome);
+        match known {
+            Some(Outcome::Stored(stored)) => Ok(stored),
+            Some(Outcome::NotStored) | None => Err(Refusal::unavailable()),
+        }
     }
 
-    async fn store(
-        &self,
-        envelope: Arc<Envelope>,
-        dedup_ttl: Duration,
-        begun: Instant,
-        answer: oneshot::Sender<Result<Stored, Refusal>>,
-    ) {
-        // A client that has gone does not need its answer.
-        let reply = |result| drop(answer.send(result));
-        let key = &envelope.key;
-        let claim = format!("{:x}-{:x}", self.process, self.claims.fetch_add(1, Ordering::Relaxed));
-        match self.claim(key, &claim, begun).await {
-            Claimed::Ours | Claimed::Unfiltered => {}
-            Claimed::Done => return reply(Ok(Stored::Before)),
-            Claimed::Others => return reply(Err(Refusal::unavailable())),
-        }
-        let published = timeout(PUBLISH, self.queue.publish(envelope.clone()))
-            .await
-            .unwrap_or_else(|_| Err(PublishError::Unknown("no confirm in time".to_owned())));
-        match published {
-            Ok(()) => {
-                reply(Ok(Stored::New));
-                if let Err(error) = in_time(MARK, self.cache.finish(key, dedup_ttl)).await {
-                    tracing::debug!(event = %key, error, "stored, but not marked: the next push of it is stored again");
-                }
-            }
-            Err(error) => {
-                tracing::debug!(bot = %envelope.bot, event = %key, %error, "not stored");
-                // Before the answer, so that the re-push it provokes finds the way free. Also after an unknown outcome: a
-                // copy that appears later is one more, and the store drops it.
-                if let Err(error) = in_time(CACHE, self.cache.release(key, &claim)).await {
-                    tracing::debug!(event = %key, error, "the claim ends by itself");
-                }
-                reply(Err(Refusal::unavailable()));
-            }
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<EventKey, watch::Receiver<Option<Outcome>>>> {
+        self.storing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn claim(&self, key: &EventKey, claim: &str, begun: Instant) -> Claimed {
         loop {
-            match in_time(CACHE, self.cache.claim(key, claim, CLAIM)).await {
+            match self.cache.claim(key, claim, CLAIM).await {
                 Ok(Claim::Claimed) => return Claimed::Ours,
                 Ok(Claim::Done) => return Claimed::Done,
                 Ok(Claim::Busy) if begun.elapsed() + POLL < LOOK_UNTIL => tokio::time::sleep(POLL).await,
                 Ok(Claim::Busy) => return Claimed::Others,
                 Err(error) => {
-                    tracing::debug!(event = %key, error, "stored without the duplicate filter");
+                    tracing::debug!(event = %key, %error, "stored without the duplicate filter");
                     telemetry::UNFILTERED.add(1);
                     return Claimed::Unfiltered;
                 }
@@ -162,21 +155,69 @@ impl Acceptor {
     }
 }
 
+/// What a claim came to.
 enum Claimed {
     Ours,
     Done,
-    /// Another push of it was being stored all the time.
+    /// Another node was storing it all the time.
     Others,
     /// The cache did not answer in time; it may still have taken the claim.
     Unfiltered,
 }
 
-async fn in_time<T, E: std::fmt::Display>(
-    limit: Duration,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
-    match timeout(limit, call).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
+/// How a course ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Stored(Stored),
+    NotStored,
+}
+
+/// One event on its way into the queue. Leaves the list when dropped, also by a panic.
+struct Course {
+    acceptor: Arc<Acceptor>,
+    key: EventKey,
+    answer: watch::Sender<Option<Outcome>>,
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        self.acceptor.lock().remove(&self.key);
+    }
+}
+
+impl Course {
+    async fn run(self, envelope: Arc<Envelope>, dedup_ttl: Duration, begun: Instant) {
+        let Acceptor { queue, cache, .. } = &*self.acceptor;
+        let answer = |outcome| {
+            self.answer.send_replace(Some(outcome));
+        };
+        let key = &self.key;
+        let number = self.acceptor.claims.fetch_add(1, Ordering::Relaxed);
+        let claim = format!("{:x}-{number:x}", self.acceptor.process);
+        match self.acceptor.claim(key, &claim, begun).await {
+            Claimed::Ours | Claimed::Unfiltered => {}
+            Claimed::Done => return answer(Outcome::Stored(Stored::Before)),
+            Claimed::Others => return answer(Outcome::NotStored),
+        }
+        let published = timeout(PUBLISH, queue.publish(envelope.clone()))
+            .await
+            .unwrap_or_else(|_| Err(PublishError::Unknown("no confirm in time".to_owned())));
+        match published {
+            Ok(()) => {
+                answer(Outcome::Stored(Stored::New));
+                if let Err(error) = cache.finish(key, dedup_ttl).await {
+                    tracing::debug!(event = %key, %error, "stored, but not marked: the next push of it is stored again");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(bot = %envelope.bot, event = %key, %error, "not stored");
+                // Before the answer, so that the re-push it provokes finds the way free. Also after an unknown outcome: a
+                // copy that appears later is one more, and the store drops it.
+                if let Err(error) = cache.release(key, &claim).await {
+                    tracing::debug!(event = %key, %error, "the claim ends by itself");
+                }
+                answer(Outcome::NotStored);
+            }
+        }
     }
 }

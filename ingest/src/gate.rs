@@ -51,16 +51,30 @@ pub(crate) struct Gate {
 struct Depth {
     /// When it was measured, and how deep the queue was.
     measured: Option<(Instant, u64)>,
-    /// Accepted here since that measurement began.
-    since: u64,
+    /// Events that were given room here.
+    admitted: u64,
+    /// Those that are stored, or were not.
+    finished: u64,
+    /// `finished` when the measurement began: it has counted these, and some of the others at most.
+    counted: u64,
 }
 
-enum Room {
+/// Room for one event; held until it is stored, or not.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Gate>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        lock(&self.0.depth).finished += 1;
+    }
+}
+
+enum Verdict {
     Yes,
     /// Yes, but the measurement is old.
     Likely,
     No,
-    /// What was accepted here since the measurement may have filled it.
+    /// What was admitted here since the measurement may have filled it.
     Doubtful,
 }
 
@@ -81,21 +95,21 @@ impl Gate {
         fits
     }
 
-    /// Whether the bot's queue has room for one more below `limit`. The depth is measured at most once a second, in the
-    /// background; sooner, and waited for, only when this node's own events may have filled the queue since.
-    pub(crate) async fn has_room(
+    /// Room for one more event in the bot's queue below `limit`, if there is any. The depth is measured at most once a
+    /// second, in the background; sooner, and waited for, only when this node's own events may have filled the queue since.
+    pub(crate) async fn room(
         self: &Arc<Self>,
         bot: &BotId,
         limit: u64,
         queue: &Arc<dyn Queue>,
         tasks: &TaskTracker,
-    ) -> bool {
+    ) -> Option<Room> {
         for _ in 0..MEASUREMENTS {
             let asked = Instant::now();
-            match self.room(limit) {
-                Room::Yes => return true,
-                Room::No => return false,
-                Room::Likely => {
+            match self.verdict(limit) {
+                Verdict::Yes => return Some(Room(self.clone())),
+                Verdict::No => return None,
+                Verdict::Likely => {
                     if let Ok(measuring) = self.measuring.clone().try_lock_owned() {
                         let (gate, bot, queue) = (self.clone(), bot.clone(), queue.clone());
                         tasks.spawn(async move {
@@ -103,9 +117,9 @@ impl Gate {
                             drop(measuring);
                         });
                     }
-                    return true;
+                    return Some(Room(self.clone()));
                 }
-                Room::Doubtful => {
+                Verdict::Doubtful => {
                     let measuring = self.measuring.lock().await;
                     let measured = lock(&self.depth).measured;
                     // Unless somebody else has just done it.
@@ -116,51 +130,51 @@ impl Gate {
                 }
             }
         }
-        false
+        None
     }
 
-    /// Counts one event if there is room for it.
-    fn room(&self, limit: u64) -> Room {
+    /// Admits one event if there is room for it.
+    fn verdict(&self, limit: u64) -> Verdict {
         let mut depth = lock(&self.depth);
-        let (fresh, full, measured) = match depth.measured {
-            Some((at, deep)) => (at.elapsed() < FRESH, deep >= limit, deep),
-            None => (false, false, 0),
+        let (fresh, deep) = match depth.measured {
+            Some((at, deep)) => (at.elapsed() < FRESH, deep),
+            None => (false, 0),
         };
-        if fresh && full {
-            return Room::No;
+        if fresh && deep >= limit {
+            return Verdict::No;
         }
-        if measured.saturating_add(depth.since) >= limit {
-            return Room::Doubtful;
+        if deep.saturating_add(depth.admitted - depth.counted) >= limit {
+            return Verdict::Doubtful;
         }
-        depth.since += 1;
-        if fresh { Room::Yes } else { Room::Likely }
+        depth.admitted += 1;
+        if fresh { Verdict::Yes } else { Verdict::Likely }
     }
 
     /// Call it with `measuring` held.
     async fn measure(&self, bot: &BotId, limit: u64, queue: &Arc<dyn Queue>) {
-        let counted = lock(&self.depth).since;
         let began = Instant::now();
-        let deep = match tokio::time::timeout(MEASURE, queue.depth(bot)).await {
-            Ok(Ok(deep)) => deep,
-            Ok(Err(error)) => return self.unmeasured(bot, began, &error.to_string()),
-            Err(_) => return self.unmeasured(bot, began, "no answer in time"),
+        let finished = lock(&self.depth).finished;
+        let answer = match tokio::time::timeout(MEASURE, queue.depth(bot)).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
         };
-        telemetry::QUEUE_DEPTH.set(bot.as_str(), deep as f64);
         let mut depth = lock(&self.depth);
-        if deep >= limit && depth.measured.is_none_or(|(_, before)| before < limit) {
-            tracing::error!(%bot, deep, limit, "the queue of bot {bot} is full: its events are refused until it drains");
+        match answer {
+            Ok(deep) => {
+                telemetry::QUEUE_DEPTH.set(bot.as_str(), deep as f64);
+                if deep >= limit && depth.measured.is_none_or(|(_, before)| before < limit) {
+                    tracing::error!(%bot, deep, limit, "the queue of bot {bot} is full: its events are refused until it drains");
+                }
+                depth.measured = Some((began, deep));
+                depth.counted = finished;
+            }
+            // Whether it takes events, the next publish finds out.
+            Err(error) => {
+                tracing::debug!(%bot, error, "the queue's depth is not known");
+                depth.measured = Some((began, 0));
+                depth.counted = depth.admitted;
+            }
         }
-        depth.measured = Some((began, deep));
-        depth.since = depth.since.saturating_sub(counted);
-    }
-
-    /// The queue cannot be asked: whether it takes events, the next publish finds out.
-    fn unmeasured(&self, bot: &BotId, began: Instant, error: &str) {
-        tracing::debug!(%bot, error, "the queue's depth is not known");
-        *lock(&self.depth) = Depth {
-            measured: Some((began, 0)),
-            since: 0,
-        };
     }
 }
 

@@ -176,15 +176,15 @@ impl Node {
         }
         self.acceptor.check_link()?;
         let Acceptor { queue, tasks, .. } = &*self.acceptor;
-        if !gate.has_room(&bot.id, bot.message.queue_size, queue, tasks).await {
+        let Some(room) = gate.room(&bot.id, bot.message.queue_size, queue, tasks).await else {
             return Err(Refusal::new(
                 Code::QueueFull,
                 "the bot's queue is full (`message.queue_size`): push the event again later",
             ));
-        }
+        };
         let stored = self
             .acceptor
-            .accept(envelope, bot.message.dedup_ttl, begun, permit)
+            .accept(envelope, bot.message.dedup_ttl, begun, (permit, room))
             .await?;
         Ok(match stored {
             _ if card => Reply::Card(card::answer(bot.feishu.card_toast.as_ref())),

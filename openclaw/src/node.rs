@@ -188,7 +188,9 @@ fn environment(arguments: &cli::Node) -> Environment {
     flags
         .into_iter()
         .filter_map(|(name, port)| Some((name, port?)))
-        .fold(Environment::of_process(), |environment, (name, port)| environment.with(name, port.to_string()))
+        .fold(Environment::of_process(), |environment, (name, port)| {
+            environment.with(name, port.to_string())
+        })
 }
 
 /// Unique a process: host and process id.

@@ -41,7 +41,13 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
     let worker = tokio::spawn(openclaw_worker::run(worker_of(&node), worker_stop.clone()));
     // The worker stops last: it closes the queue that ingest publishes to.
     let served = tokio::spawn(openclaw_ingest::run(
-        ingest_of(&node, Drain { grace: Duration::ZERO, ..Drain::default() }),
+        ingest_of(
+            &node,
+            Drain {
+                grace: Duration::ZERO,
+                ..Drain::default()
+            },
+        ),
         listener,
         stop,
     ))

@@ -93,13 +93,7 @@ impl Event {
     #[must_use]
     pub fn reply_text(&self, text: &str) -> Option<Action> {
         let (message, _) = self.text_from_user()?;
-        Some(Action::Reply {
-            message_id: message.message_id.clone(),
-            chat: message.chat_id.clone(),
-            msg_type: "text".to_owned(),
-            content: serde_json::json!({ "text": text }).to_string(),
-            in_thread: false,
-        })
+        Some(message.reply(serde_json::json!({ "text": text }).to_string()))
     }
 
     /// The message, when it is text and a person wrote it: what conversational handlers answer. Never a bot's message,
@@ -108,6 +102,20 @@ impl Event {
     pub fn text_from_user(&self) -> Option<(&Message, &str)> {
         let message = self.message.as_ref().filter(|message| message.sender.kind == "user")?;
         Some((message, message.text.as_deref()?))
+    }
+}
+
+impl Message {
+    /// A text message in answer to this one; `content` is `{"text": …}`.
+    #[must_use]
+    pub fn reply(&self, content: String) -> Action {
+        Action::Reply {
+            message_id: self.message_id.clone(),
+            chat: self.chat_id.clone(),
+            msg_type: "text".to_owned(),
+            content,
+            in_thread: false,
+        }
     }
 }
 

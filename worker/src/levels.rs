@@ -6,7 +6,7 @@ use openclaw_common::config::Rate;
 
 use crate::action::Action;
 
-/// Every limit that `action` of `bot` counts against; the bot's own comes first. `chat` is where a reply becomes visible.
+/// Every limit that `action` of `bot` counts against; the widest first, as the quota wants them. `chat` is where a reply becomes visible.
 pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
     let quota = &bot.quota;
     let mut levels = Vec::with_capacity(6);
@@ -19,14 +19,6 @@ pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
             });
         }
     };
-    add(bot_key(bot), quota.bot);
-    match action {
-        Action::Create { to, .. } if to.starts_with("oc_") => add(chat_key(to), quota.chat),
-        Action::Create { to, .. } => add(format!("u:{to}"), quota.user),
-        Action::Reply { .. } => add(chat_key(chat), quota.chat),
-        Action::PatchCard { message_id, .. } => add(format!("p:{message_id}"), quota.card),
-        Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => {}
-    }
     if let Some(account) = &quota.account {
         add(format!("acc:{}", account.name), account.limit);
     }
@@ -35,6 +27,14 @@ pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
             format!("{}:{}", app_key(bot, action), rate.window.as_secs()),
             Some(*rate),
         );
+    }
+    add(bot_key(bot), quota.bot);
+    match action {
+        Action::Create { to, .. } if to.starts_with("oc_") => add(chat_key(to), quota.chat),
+        Action::Create { to, .. } => add(format!("u:{to}"), quota.user),
+        Action::Reply { .. } => add(chat_key(chat), quota.chat),
+        Action::PatchCard { message_id, .. } => add(format!("p:{message_id}"), quota.card),
+        Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => {}
     }
     levels
 }

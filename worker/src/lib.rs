@@ -6,6 +6,7 @@
 //! | [`runner`] | one bot: deliveries into lanes, lanes into tasks |
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
+//! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
 //! | [`verdict`] | what becomes of an event after a send |
 //! | [`levels`] | which limits a send counts against |
@@ -28,6 +29,7 @@ mod placement;
 mod process;
 mod pulse;
 mod runner;
+mod sending;
 mod verdict;
 mod waiting_room;
 

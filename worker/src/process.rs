@@ -11,19 +11,16 @@ use bytes::Bytes;
 use openclaw_common::bot::Bot;
 use openclaw_common::config::{OnStale, Order};
 use openclaw_common::queue::Receipt;
-use openclaw_common::quota::Refused;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::action::{Action, Plan};
+use crate::action::Plan;
 use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
-use crate::feishu::{Outcome, Scope};
 use crate::handler::{Handler, HandlerError};
-use crate::levels;
-use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
+use crate::sending::{ActionRun, Sent};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
@@ -72,12 +69,12 @@ pub(crate) struct Run {
 }
 
 /// Why a run cannot go on by itself.
-enum Interrupt {
+pub(crate) enum Interrupt {
     Stopped,
     Lost,
 }
 
-type Flow<T> = Result<T, Interrupt>;
+pub(crate) type Flow<T> = Result<T, Interrupt>;
 
 impl From<CommitError> for Interrupt {
     fn from(error: CommitError) -> Self {
@@ -335,7 +332,7 @@ impl Run {
         Ok(End::Settled)
     }
 
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
         row: &Row,
         actions: Vec<ActionOutcome>,
@@ -358,7 +355,7 @@ impl Run {
         Ok(End::Waiting { hold })
     }
 
-    async fn die(
+    pub(crate) async fn die(
         &self,
         row: &Row,
         actions: Vec<ActionOutcome>,
@@ -381,7 +378,7 @@ impl Run {
         Ok(End::Settled)
     }
 
-    async fn commit(&self, row: &Row, step: Step) -> Flow<()> {
+    pub(crate) async fn commit(&self, row: &Row, step: Step) -> Flow<()> {
         let change = Change {
             key: row.envelope.key.clone(),
             fence: row.fence,
@@ -401,7 +398,7 @@ impl Run {
         }
     }
 
-    async fn pause(&self, pause: Duration) -> Flow<()> {
+    pub(crate) async fn pause(&self, pause: Duration) -> Flow<()> {
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
             () = self.stop.cancelled() => Err(Interrupt::Stopped),
@@ -412,178 +409,6 @@ impl Run {
 enum Made {
     Plan(Plan),
     End(End),
-}
-
-enum Sent {
-    Done(ActionOutcome),
-    End(End),
-}
-
-/// One action on its way.
-struct ActionRun<'a> {
-    run: &'a Run,
-    row: &'a Row,
-    action: &'a Action,
-    index: u32,
-    uuid: String,
-    /// How long ago it was first tried, when it was taken up.
-    first_tried: Option<Duration>,
-    /// Whether the plan's commit has counted this try.
-    counted: bool,
-    /// Whether the last answer was a definite refusal: no copy exists.
-    refused: bool,
-    tries: u32,
-    since: Instant,
-}
-
-impl ActionRun<'_> {
-    async fn send(&mut self) -> Flow<Sent> {
-        let (engine, policy) = (&self.run.engine, &self.run.bot.message);
-        let mut tries = Tries {
-            attempts: self.row.attempt,
-            ..Tries::default()
-        };
-        let mut waited = Duration::ZERO;
-        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
-            let error = "its outcome is unknown and the uuid's hour is over".to_owned();
-            return self.unknown(None, error).await;
-        }
-        loop {
-            if !std::mem::take(&mut self.counted) {
-                self.run.commit(self.row, Step::Try { index: self.index }).await?;
-            }
-            // A token first: buying one can take longer than a slot is good for.
-            let outcome = match engine.feishu.prepare(&self.run.bot).await {
-                Ok(()) => {
-                    if let Some(wait) = self.slot().await? {
-                        let actions = vec![self.outcome(ActionState::Planned, None, None)];
-                        return self
-                            .run
-                            .wait(self.row, actions, wait, tries.attempts, None)
-                            .await
-                            .map(Sent::End);
-                    }
-                    self.tries += 1;
-                    engine.feishu.send(&self.run.bot, self.action, &self.uuid).await
-                }
-                Err(outcome) => outcome,
-            };
-            telemetry::SENDS.add(outcome.class());
-            match outcome {
-                Outcome::Limited { .. } => tries.limits += 1,
-                _ => tries.attempts += 1,
-            }
-            tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
-            let verdict = verdict::judge(&outcome, tries, policy);
-            self.refused = !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
-            match verdict {
-                Verdict::Sent { message_id } => {
-                    return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
-                }
-                Verdict::TakenAsSent => return Ok(Sent::Done(self.outcome(ActionState::Sent, outcome.code(), None))),
-                Verdict::Pause(pause) => {
-                    self.pause_level(&outcome, pause).await;
-                    if pause > LONG_PAUSE {
-                        let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                        return self
-                            .run
-                            .wait(self.row, actions, pause, tries.attempts, failure(&outcome))
-                            .await
-                            .map(Sent::End);
-                    }
-                }
-                Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
-                    waited += wait;
-                    self.run.pause(wait).await?;
-                }
-                Verdict::Retry(wait) => {
-                    let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                    return self
-                        .run
-                        .wait(self.row, actions, wait, tries.attempts, failure(&outcome))
-                        .await
-                        .map(Sent::End);
-                }
-                Verdict::Dead { unknown: true, .. } => {
-                    return self.unknown(outcome.code(), outcome.message().to_owned()).await;
-                }
-                Verdict::Dead { class, unknown: false } => {
-                    let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
-                    let (code, error) = (outcome.code(), outcome.message().to_owned());
-                    return self.run.die(self.row, actions, class, code, error).await.map(Sent::End);
-                }
-            }
-        }
-    }
-
-    /// Nobody can tell whether a message is visible: the bot's policy decides.
-    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Sent> {
-        match verdict::unknown(self.run.bot.message.on_unknown) {
-            Verdict::TakenAsSent => Ok(Sent::Done(self.outcome(ActionState::Sent, code, None))),
-            _ => {
-                let actions = vec![self.outcome(ActionState::Unknown, code, None)];
-                self.run
-                    .die(self.row, actions, "ambiguous", code, error)
-                    .await
-                    .map(Sent::End)
-            }
-        }
-    }
-
-    /// Waits for a slot at every level, and for everything else without which nothing may be sent. Answers a wait that is
-    /// too long for memory.
-    async fn slot(&self) -> Flow<Option<Duration>> {
-        let engine = &self.run.engine;
-        let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
-        let begun = Instant::now();
-        loop {
-            tokio::select! {
-                () = engine.commits.reachable() => {}
-                () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
-            }
-            match engine.quota.acquire(&levels, &self.run.stop).await {
-                Ok(_) => {}
-                Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
-                Err(Refused::Park(wait)) => return Ok(Some(wait)),
-            }
-            if engine.pulse.freezes() != self.run.freezes {
-                return Err(Interrupt::Stopped);
-            }
-            // The database may have gone while the slot was waited for; then the slot is spent in vain.
-            if engine.commits.is_reachable() {
-                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
-        let Outcome::Limited { scope, .. } = outcome else {
-            return;
-        };
-        let key = match scope {
-            Scope::App => levels::bot_key(&self.run.bot),
-            Scope::Chat => levels::chat_key(&self.row.envelope.chat),
-        };
-        tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
-        self.run.engine.quota.pause(&key, pause).await;
-    }
-
-    fn outcome(&self, state: ActionState, code: Option<i64>, message_id: Option<String>) -> ActionOutcome {
-        ActionOutcome {
-            index: self.index,
-            state,
-            message_id,
-            code,
-            refused: self.refused,
-            tries: self.tries,
-        }
-    }
-}
-
-/// What the row says about its last failure.
-fn failure(outcome: &Outcome) -> Option<(&'static str, Option<i64>, String)> {
-    Some((outcome.class(), outcome.code(), outcome.message().to_owned()))
 }
 
 fn index_u32(index: usize) -> u32 {

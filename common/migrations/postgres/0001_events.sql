@@ -48,6 +48,8 @@ CREATE INDEX events_by_state ON events (bot, state);
 CREATE INDEX events_due ON events (bot, due_at) WHERE state = 'waiting';
 -- The waiting room by chat and order.
 CREATE INDEX events_waiting ON events (bot, chat, position) WHERE state = 'waiting';
+-- The rows of it that later ones wait behind.
+CREATE INDEX events_holding ON events (bot, chat, position) WHERE state = 'waiting' AND hold;
 -- Retention.
 CREATE INDEX events_finished ON events (finished_at) WHERE finished_at IS NOT NULL;
 

@@ -116,13 +116,17 @@ impl Cache for Memory {
     }
 
     async fn give_back(&self, levels: &[Level], slot: &Slot) -> Result<(), CacheError> {
-        let parsed = slot
-            .0
-            .split_once(':')
-            .and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
-        let (at, id) = parsed.ok_or_else(|| CacheError(format!("`{}` is no slot of this cache", slot.0)))?;
+        let (at, id) = slot_of(slot)?;
         lock(&self.board).give_back(self.now(), levels, at, id);
         Ok(())
+    }
+
+    async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError> {
+        let (at, id) = slot_of(slot)?;
+        let mut board = lock(&self.board);
+        let now = self.now();
+        board.hold(now, levels, at, id);
+        Ok(Slot(format!("{}:{id}", at.max(now))))
     }
 
     async fn pause(&self, key: &str, pause: Duration) -> Result<(), CacheError> {
@@ -174,6 +178,13 @@ impl Cache for Memory {
     async fn ping(&self) -> Result<(), CacheError> {
         Ok(())
     }
+}
+
+fn slot_of(slot: &Slot) -> Result<(u64, u64), CacheError> {
+    slot.0
+        .split_once(':')
+        .and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)))
+        .ok_or_else(|| CacheError(format!("`{}` is no slot of this cache", slot.0)))
 }
 
 /// Nothing panics while a lock is held, and the cache may be lost anyway: a poisoned one is used as it is.

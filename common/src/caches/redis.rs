@@ -54,6 +54,7 @@ pub struct Redis {
     next: AtomicU64,
     take: Script,
     give_back: Script,
+    hold: Script,
     pause: Script,
     claim: Script,
     remove_if: Script,
@@ -74,6 +75,7 @@ impl Redis {
             next: AtomicU64::new(0),
             take: script!("now" "born" "take"),
             give_back: script!("now" "give_back"),
+            hold: script!("now" "hold"),
             pause: script!("now" "pause"),
             claim: script!("claim"),
             remove_if: script!("remove_if"),
@@ -179,6 +181,20 @@ impl Cache for Redis {
             call.key(log_key(level));
         }
         self.run(LIMIT, &call).await
+    }
+
+    async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError> {
+        if levels.is_empty() {
+            return Ok(slot.clone());
+        }
+        let mut call = self.hold.prepare_invoke();
+        call.arg(&slot.0);
+        for level in levels {
+            call.key(log_key(level));
+        }
+        // The member keeps its name, only its score moves.
+        self.run::<()>(LIMIT, &call).await?;
+        Ok(slot.clone())
     }
 
     async fn pause(&self, key: &str, pause: Duration) -> Result<(), CacheError> {

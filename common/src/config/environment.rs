@@ -17,7 +17,10 @@ pub struct Environment(BTreeMap<String, String>);
 impl Environment {
     /// The process's own variables; those that are not UTF-8 count as unset.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place; everything else is given what was read here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place; everything else is given what was read here"
+    )]
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -143,6 +143,26 @@ impl Board {
         }
     }
 
+    /// Counts a slot from `now` instead of from its time `at`: its send may only now have arrived.
+    pub fn hold(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
+        if at >= now {
+            return;
+        }
+        for level in levels {
+            for log in self
+                .levels
+                .get_mut(&level.key)
+                .into_iter()
+                .flat_map(|state| &mut state.logs)
+            {
+                if let Ok(index) = log.slots.binary_search(&(at, id)) {
+                    log.slots.remove(index);
+                    log.insert(now, now, id);
+                }
+            }
+        }
+    }
+
     /// Grants nothing of a level before `until`.
     pub fn pause(&mut self, key: &str, until: u64) {
         let state = self.levels.entry(key.to_owned()).or_default();

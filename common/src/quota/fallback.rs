@@ -145,6 +145,12 @@ impl Fallback {
         self.board.give_back(now, levels, at, id);
     }
 
+    /// Counts a slot from `now`.
+    pub(super) fn hold(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) {
+        let (now, at) = (self.micros(now), self.micros(at));
+        self.board.hold(now, levels, at, id);
+    }
+
     pub(super) fn pause(&mut self, key: &str, until: Instant) {
         let until = self.micros(until);
         self.board.pause(key, until);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{LATE_GUARD, Offer};
+use super::{GUARD, LATE_GUARD, Offer};
 use crate::cache::{Cache, Level, Slot, Take};
 
 /// After a failed call: long enough not to spin, short against a send's interval.
@@ -30,13 +30,16 @@ pub struct Quota {
 }
 
 /// Leave to send one message, **now**.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Permit {
     /// From the call to the permit.
     pub waited: Duration,
     /// Whether this process gave it alone, because the cache is down.
     pub degraded: bool,
+    at: Instant,
     latest: Instant,
+    slot: Option<Slot>,
+    id: u64,
 }
 
 impl Permit {
@@ -57,6 +60,12 @@ pub enum Refused {
     #[error("no slot for {} s", .0.as_secs())]
     Park(Duration),
 }
+
+/// While a send is on its way its slot is renewed this often: sooner than another's reservation can rely on its old time
+/// (a window less the horizon).
+const HOLD: Duration = Duration::from_millis(400);
+/// Of a slot that this process's own board does not know.
+const NO_ID: u64 = u64::MAX;
 
 enum Answer {
     Slot(Held),
@@ -109,7 +118,10 @@ impl Quota {
             return Ok(Permit {
                 waited: Duration::ZERO,
                 degraded: false,
+                at: came,
                 latest: came + LATE_GUARD,
+                slot: None,
+                id: NO_ID,
             });
         }
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
@@ -127,10 +139,47 @@ impl Quota {
                 return Ok(Permit {
                     waited: now - came,
                     degraded: held.slot.is_none(),
+                    at: held.at,
                     latest: held.latest,
+                    slot: held.slot,
+                    id: held.id,
                 });
             }
             self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Carries out a send under its permit, and keeps its slot for as long as nobody can tell whether the message has
+    /// arrived. The platform counts arrivals, and an arrival lies anywhere between slot and answer: what takes longer than
+    /// [`GUARD`] counts from its answer on. Without this a slow network, or a busy machine, breaks the limit.
+    pub async fn sending<T>(&self, levels: &[Level], mut permit: Permit, send: impl Future<Output = T>) -> T {
+        let mut send = std::pin::pin!(send);
+        let mut paid_until = permit.at + GUARD;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut send => {
+                    if Instant::now() > paid_until {
+                        self.hold(levels, &mut permit).await;
+                    }
+                    return answer;
+                }
+                () = sleep_until(paid_until) => {
+                    self.hold(levels, &mut permit).await;
+                    paid_until = Instant::now() + HOLD;
+                }
+            }
+        }
+    }
+
+    async fn hold(&self, levels: &[Level], permit: &mut Permit) {
+        let now = Instant::now();
+        self.fallback().hold(now, levels, permit.at, permit.id);
+        permit.at = now;
+        let Some(slot) = &permit.slot else { return };
+        match self.cache.hold(levels, slot).await {
+            Ok(slot) => permit.slot = Some(slot),
+            Err(error) => tracing::debug!(%error, "quota: a slow send is not known to the others"),
         }
     }
 
@@ -223,7 +272,7 @@ impl Quota {
                         id,
                     }),
                     Err((later, level)) => {
-                        let id = u64::MAX;
+                        let id = NO_ID;
                         self.return_slot(
                             levels,
                             Held {

@@ -78,8 +78,8 @@ pub(super) struct Patch<'a> {
     pub(super) from_received: bool,
     /// Whether it applies to a `planned` row.
     pub(super) from_planned: bool,
-    /// The state it leads to; `None` leaves it. A row that has this state under our own fence has it from this very
-    /// change, whose answer was lost: it counts as applied.
+    /// The state it leads to; `None` leaves it. A row that has this state (and plan) under our own fence has it from this
+    /// very change, whose answer was lost: it counts as applied.
     pub(super) target: Option<State>,
     /// Counts a handler start.
     pub(super) starts: bool,

@@ -69,8 +69,13 @@ impl Process {
     }
 
     /// Waits until `/readyz` says 200.
-    #[expect(clippy::disallowed_methods, reason = "one call in a test, which has a deadline of its own")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one call in a test, which has a deadline of its own"
+    )]
     pub(crate) async fn ready(&self) {
+        // reqwest wants a TLS provider even for plain HTTP.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let url = format!("http://{}/readyz", self.address);
         let log = self.log.clone();
         eventually(

@@ -56,6 +56,8 @@ pub(super) struct Reading {
     pub(super) class: Option<Class>,
     /// One sentence; empty in success.
     pub(super) message: String,
+    /// The visible message that a success names.
+    message_id: Option<String>,
 }
 
 /// Reads an answer of any endpoint.
@@ -66,6 +68,7 @@ pub(super) fn read(answer: &Answer) -> Reading {
             code: None,
             class: Some(class),
             message: sentence(meaning, answer, None),
+            message_id: None,
         };
     };
     if wire.code == 0 {
@@ -73,6 +76,9 @@ pub(super) fn read(answer: &Answer) -> Reading {
             code: Some(0),
             class: None,
             message: String::new(),
+            message_id: wire
+                .data
+                .and_then(|raw| serde_json::from_str::<Data>(raw.get()).ok()?.message_id),
         };
     }
     let text = wire
@@ -87,12 +93,18 @@ pub(super) fn read(answer: &Answer) -> Reading {
         code: Some(wire.code),
         class: Some(class),
         message: sentence(meaning, answer, Some((wire.code, &text))),
+        message_id: None,
     }
 }
 
 /// Judges the answer to a send.
 pub(super) fn judge(answer: &Answer) -> Verdict {
-    let Reading { code, class, message } = read(answer);
+    let Reading {
+        code,
+        class,
+        message,
+        message_id,
+    } = read(answer);
     let permanent = |message, needs_operator| Outcome::Permanent {
         code,
         message,
@@ -104,9 +116,7 @@ pub(super) fn judge(answer: &Answer) -> Verdict {
         message,
     };
     Verdict::Ended(match class {
-        None => Outcome::Sent {
-            message_id: message_id(&answer.body),
-        },
+        None => Outcome::Sent { message_id },
         Some(Class::Limited(scope)) => Outcome::Limited {
             scope,
             // The header is documented for the gateway's limit only; on a chat's it might describe another window.
@@ -122,11 +132,6 @@ pub(super) fn judge(answer: &Answer) -> Verdict {
         Some(Class::Permanent) => permanent(message, false),
         Some(Class::Operator) => permanent(message, true),
     })
-}
-
-fn message_id(body: &[u8]) -> Option<String> {
-    let wire = serde_json::from_slice::<Wire<'_>>(body).ok()?;
-    serde_json::from_str::<Data>(wire.data?.get()).ok()?.message_id
 }
 
 /// How long a limited answer says to wait: whole or fractional seconds. 0, nonsense and dates count as not said.

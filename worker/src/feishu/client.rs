@@ -54,7 +54,8 @@ impl Client {
     /// Sends one action. `uuid` makes repeats within an hour one message, where the action carries one
     /// ([`Action::carries_uuid`]): the same for every try, at most 50 characters.
     ///
-    /// A token that Feishu no longer takes is renewed, and the action sent once more, within this call.
+    /// A token that Feishu no longer takes is renewed, and the action sent once more, within this call: after a revocation,
+    /// that is, since tokens are renewed before their end. That request leaves later than the slot it was granted.
     pub async fn send(&self, bot: &Bot, action: &Action, uuid: &str) -> Outcome {
         let request = match Request::new(&bot.feishu.base_url, action, uuid) {
             Ok(request) => request,

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Handler, HandlerError};
-use crate::action::{Action, Plan};
+use crate::action::Plan;
 use crate::event::Event;
 
 pub(super) struct Echo;
@@ -12,14 +12,8 @@ pub(super) struct Echo;
 impl Handler for Echo {
     async fn plan(&self, event: &Event) -> Result<Plan, HandlerError> {
         Ok(event.text_from_user().map_or_else(Plan::default, |(message, _)| {
-            Plan::one(Action::Reply {
-                message_id: message.message_id.clone(),
-                chat: message.chat_id.clone(),
-                msg_type: "text".to_owned(),
-                // As received, byte for byte: an echo changes nothing.
-                content: message.content.clone(),
-                in_thread: false,
-            })
+            // As received, byte for byte: an echo changes nothing.
+            Plan::one(message.reply(message.content.clone()))
         }))
     }
 }
@@ -29,6 +23,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::super::testing;
     use super::*;
+    use crate::action::Action;
 
     #[tokio::test]
     async fn a_text_from_a_person_is_answered_once_with_exactly_its_content() {

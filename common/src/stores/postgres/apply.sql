@@ -12,7 +12,7 @@ WITH input AS (
 -- Locks in key order, so that two waves wait for each other instead of deadlocking. A row that had to be waited for is
 -- read again: the guard sees what the other transaction left.
 locked AS MATERIALIZED (
-    SELECT i.*, e.state
+    SELECT i.*, e.state, coalesce(e.plan = i.plan, true) AS same_plan
     FROM input i
     JOIN events e ON e.app_id = i.app_id AND e.key = i.key
     WHERE e.fence = i.fence
@@ -87,7 +87,8 @@ buried AS (
     FROM changed c
     WHERE c.state = 'dead'
 )
--- A row that has the target state under our own fence has it from this very change, sent before: its answer was lost.
+-- A row that has the target state under our own fence has it from this very change, sent before: its answer was lost. Only
+-- `planned` outlives a change of owner, so there the plan itself has to be ours.
 SELECT ord FROM fresh
 UNION ALL
-SELECT ord FROM locked WHERE state = target
+SELECT ord FROM locked WHERE state = target AND same_plan

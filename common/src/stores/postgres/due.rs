@@ -25,7 +25,9 @@ const TAKE_UNFINISHED: &str = concat!(
 );
 
 /// Walks the bot's waiting chats by index, one step a chat, and takes from each only its first due rows: a chat with a
-/// hundred thousand rows costs no more than one with three.
+/// hundred thousand rows costs no more than one with three. Two plans would ruin that, so the text rules them out: `IS FALSE`
+/// hides the times, or the index by time would be read for every chat; and the scalar subquery is no anti-join, or every
+/// holding row of a chat would be read although only those before the candidate matter.
 const TAKE_DUE: &str = concat!(
     "WITH RECURSIVE chats AS (
          SELECT (SELECT chat FROM events WHERE bot = $1 AND state = 'waiting' ORDER BY chat LIMIT 1) AS chat
@@ -38,10 +40,11 @@ const TAKE_DUE: &str = concat!(
          SELECT first.app_id, first.key
          FROM chats CROSS JOIN LATERAL (
              SELECT w.app_id, w.key, w.position FROM events w
-             WHERE w.bot = $1 AND w.chat = chats.chat AND w.state = 'waiting' AND w.due_at <= now()
-               AND NOT EXISTS (SELECT 1 FROM events h
-                               WHERE h.bot = $1 AND h.chat = chats.chat AND h.state = 'waiting'
-                                 AND h.position < w.position AND h.hold AND h.due_at > now())
+             WHERE w.bot = $1 AND w.chat = chats.chat AND w.state = 'waiting' AND (w.due_at > now()) IS FALSE
+               AND (SELECT true FROM events h
+                    WHERE h.bot = $1 AND h.chat = chats.chat AND h.state = 'waiting'
+                      AND h.hold AND h.position < w.position AND (h.due_at <= now()) IS FALSE
+                    LIMIT 1) IS NULL
              ORDER BY w.position LIMIT $3
          ) AS first
          WHERE chats.chat IS NOT NULL AND chats.chat <> ALL ($2::text[])

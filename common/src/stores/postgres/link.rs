@@ -52,9 +52,13 @@ impl Debug for Link {
 impl Link {
     /// Connects when first used.
     pub(super) fn new(url: &Secret, settings: &Database) -> Result<Self, StoreError> {
-        // The parser's own error may quote the address with its password.
-        let options = PgConnectOptions::from_str(url.expose())
-            .map_err(|_| StoreError::Internal("database_url is not a PostgreSQL address".to_owned()))?
+        // The parser takes any scheme, and its error may quote the address with its password.
+        let options = url
+            .expose()
+            .starts_with("postgres")
+            .then(|| PgConnectOptions::from_str(url.expose()).ok())
+            .flatten()
+            .ok_or_else(|| StoreError::Internal("database_url is not a PostgreSQL address".to_owned()))?
             .application_name("openclaw")
             .disable_statement_logging();
         let pool = PgPoolOptions::new()

@@ -9,9 +9,9 @@ use crate::store::{ActionState, Change, State, StoreError};
 use crate::stores::batch::{Patch, clean, waves};
 use crate::time::now_ms;
 
-/// Which changes still have their fence, and the state they would start from.
+/// Which changes still have their fence, and the state they would start from; for a plan also the one that is there.
 const FIND: &str = "
-    SELECT i.key AS ord, e.position, e.state
+    SELECT i.key AS ord, e.position, e.state, CASE WHEN i.value ->> 3 THEN e.plan END
     FROM json_each(?1) AS i CROSS JOIN events e ON e.app_id = i.value ->> 0 AND e.key = i.value ->> 1
     WHERE e.fence = i.value ->> 2";
 
@@ -85,14 +85,14 @@ async fn apply_wave(
     let now = now_ms();
     let wanted: Vec<_> = wave
         .iter()
-        .map(|patch| (&patch.name.0, &patch.name.1, patch.fence))
+        .map(|patch| (&patch.name.0, &patch.name.1, patch.fence, patch.plan.is_some()))
         .collect();
-    let found: Vec<(i64, i64, String)> = sqlx::query_as(FIND)
+    let found: Vec<(i64, i64, String, Option<Vec<u8>>)> = sqlx::query_as(FIND)
         .bind(json(&wanted)?)
         .fetch_all(&mut *connection)
         .await?;
     let mut fresh: Vec<(i64, &Patch<'_>)> = Vec::with_capacity(found.len());
-    for (ord, position, state) in found {
+    for (ord, position, state, plan) in found {
         let Some(patch) = usize::try_from(ord).ok().and_then(|ord| wave.get(ord)) else {
             continue;
         };
@@ -105,8 +105,10 @@ async fn apply_wave(
         if applies {
             fresh.push((position, patch));
         }
-        // A row that has the target state under our own fence has it from this very change, sent before.
-        applied[patch.place] = applies || (state.is_some() && state == patch.target);
+        // A row that has the target state under our own fence has it from this very change, sent before. Only `planned`
+        // outlives a change of owner, so there the plan itself has to be ours.
+        let repeated = state.is_some() && state == patch.target && plan.as_deref() == patch.plan;
+        applied[patch.place] = applies || repeated;
     }
     act(connection, now, &fresh).await?;
     change(connection, now, &fresh).await?;

@@ -33,7 +33,10 @@ fn table() -> String {
 
 /// With `OPENCLAW_WRITE_DOCS` set, writes the table instead of comparing it.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "asks the person at the keyboard, no configuration")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asks the person at the keyboard, no configuration"
+)]
 fn the_documentation_names_every_metric_as_the_code_does() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/telemetry.md");
     let page = std::fs::read_to_string(&path).unwrap();

@@ -24,8 +24,8 @@ macro_rules! promises {
         mod redis {
             $(#[tokio::test]
             async fn $promise() {
-                let server = crate::contracts::cache::server::Server::start();
-                super::$promise(&server.cache().await).await;
+                let server = testkit::Servers::redis().await;
+                super::$promise(&crate::contracts::cache::server::cache(&server).await).await;
             })*
         }
     };

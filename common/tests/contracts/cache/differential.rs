@@ -7,9 +7,10 @@ use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer, QUIET};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::Script;
+use testkit::{RedisProcess, Servers};
 
 use super::level;
-use super::server::Server;
+use super::server;
 
 /// The scripts as shipped, except that the time is the test's: the shipped ones get it from `now.lua`.
 const CLOCK: &str = "local now = tonumber(table.remove(ARGV))\n";
@@ -22,10 +23,10 @@ struct Scripts {
 }
 
 impl Scripts {
-    fn new(server: &Server) -> Self {
+    fn new(server: &RedisProcess) -> Self {
         let script = |text: &str| Script::new(&format!("{CLOCK}{text}"));
         Self {
-            connection: server.admin(),
+            connection: server::admin(server),
             take: script(concat!(
                 include_str!("../../../src/caches/redis/born.lua"),
                 include_str!("../../../src/caches/redis/take.lua")
@@ -94,9 +95,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-#[test]
-fn the_script_and_the_board_give_the_same_answers() {
-    let server = Server::start();
+#[tokio::test]
+async fn the_script_and_the_board_give_the_same_answers() {
+    let server = Servers::redis().await;
     let scripts = RefCell::new(Scripts::new(&server));
     let all = [
         level("b:1", 5, 1),
@@ -163,9 +164,9 @@ fn the_script_and_the_board_give_the_same_answers() {
         .unwrap();
 }
 
-#[test]
-fn another_server_process_is_silent_first() {
-    let server = Server::start();
+#[tokio::test]
+async fn another_server_process_is_silent_first() {
+    let server = Servers::redis().await;
     let mut scripts = Scripts::new(&server);
     let levels = [level("b:1", 5, 1)];
     let now = 1_800_000_000_000_000u64;
@@ -179,9 +180,9 @@ fn another_server_process_is_silent_first() {
     assert!(scripts.take(now + 3_000_000, &levels, "two", 4).0);
 }
 
-#[test]
-fn a_clock_that_is_set_back_costs_a_quiet_time_and_not_the_difference() {
-    let server = Server::start();
+#[tokio::test]
+async fn a_clock_that_is_set_back_costs_a_quiet_time_and_not_the_difference() {
+    let server = Servers::redis().await;
     for count in [5, 60] {
         let mut scripts = Scripts::new(&server);
         scripts.flush();

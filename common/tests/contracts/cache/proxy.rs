@@ -1,6 +1,5 @@
 //! A long way to a server.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -8,13 +7,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Forwards connections to a port, each direction `delay` late. Ends with the test's runtime.
-pub(super) async fn delayed(port: u16, delay: Duration) -> SocketAddr {
+/// The address of a proxy to `url`, each direction `delay` late. Ends with the test's runtime.
+pub(super) async fn delayed(url: &str, delay: Duration) -> String {
+    let target = url.trim_start_matches("redis://").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else {
+            let Ok(server) = TcpStream::connect(&target).await else {
                 continue;
             };
             let (from_client, to_client) = client.into_split();
@@ -23,7 +23,7 @@ pub(super) async fn delayed(port: u16, delay: Duration) -> SocketAddr {
             tokio::spawn(pump(from_server, to_client, delay));
         }
     });
-    address
+    format!("redis://{address}")
 }
 
 async fn pump(mut from: impl AsyncRead + Send + Unpin + 'static, mut to: impl AsyncWrite + Unpin, delay: Duration) {

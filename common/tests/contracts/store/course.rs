@@ -1,0 +1,310 @@
+//! An event's way from delivery to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openclaw_common::envelope::Envelope;
+use openclaw_common::store::{
+    ActionOutcome, ActionRow, ActionState, Arrival, Begun, Change, Intent, NewAction, State, Step, Wait,
+};
+
+use super::world::{HOUR, World, arrival, change, envelope, is_settled, key, outcome, plan, taken};
+
+pub(super) async fn an_event_goes_from_delivery_to_done(world: World) {
+    let row = world.start("om_1").await;
+    assert!(row.new && row.fence == 1 && row.handler_starts == 1 && row.attempt == 0 && row.plan.is_none());
+    assert_eq!(world.count(State::Received).await, 1);
+    assert!(world.step(&row, plan(2)).await);
+    assert_eq!(world.count(State::Planned).await, 1);
+    assert!(
+        world
+            .step(&row, Step::Progress(vec![outcome(0, ActionState::Sent)]))
+            .await
+    );
+    assert!(world.step(&row, Step::Try { index: 1 }).await);
+    assert!(
+        world
+            .step(&row, Step::Finish(vec![outcome(1, ActionState::Sent)]))
+            .await
+    );
+    assert_eq!(world.count(State::Done).await, 1);
+    let sent = "SELECT count(*) FROM actions WHERE state = 'sent' AND code = 0 AND sent_at IS NOT NULL
+                AND tries = 1 AND first_try_at IS NOT NULL AND message_id = 'om_sent_' || idx AND target = 'oc_1'";
+    assert_eq!(world.number(sent).await, 2);
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM events WHERE state = 'done' AND finished_at >= created_at")
+            .await,
+        1
+    );
+}
+
+pub(super) async fn every_field_of_the_first_copy_comes_back(world: World) {
+    let first = Envelope {
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        body: Bytes::from((0..=255).collect::<Vec<u8>>()),
+        ..envelope("om_1", "oc_群")
+    };
+    let arrivals = [Arrival {
+        envelope: Arc::new(first.clone()),
+        intent: Intent::Hold,
+    }];
+    assert_eq!(
+        *taken(world.store.begin(&arrivals).await.unwrap().remove(0)).envelope,
+        first
+    );
+    // A re-push differs in detail: the first copy counts.
+    let again = taken(
+        world
+            .begin(vec![arrival("om_1", "oc_other", Intent::Start)])
+            .await
+            .remove(0),
+    );
+    assert_eq!(*again.envelope, first);
+    let empty = Envelope {
+        created_ms: 0,
+        tenant: "".into(),
+        body: Bytes::new(),
+        ..envelope("om_2", "oc_1")
+    };
+    world
+        .begin(vec![Arrival {
+            envelope: Arc::new(empty.clone()),
+            intent: Intent::Hold,
+        }])
+        .await;
+    assert_eq!(*world.again("om_2").await.envelope, empty);
+}
+
+pub(super) async fn a_plan_survives_its_worker(world: World) {
+    let first = world.start("om_1").await;
+    assert!(world.step(&first, plan(3)).await);
+    assert!(
+        world
+            .step(&first, Step::Progress(vec![outcome(0, ActionState::Sent)]))
+            .await
+    );
+    let row = world.again("om_1").await;
+    assert!(!row.new && row.fence > first.fence && row.position == first.position && row.handler_starts == 0);
+    assert_eq!(row.plan.as_deref(), Some(&b"\x00the plan\xff"[..]));
+    let [sent, second, third] = row.actions.as_slice() else {
+        panic!("{:?}", row.actions)
+    };
+    assert_eq!(
+        (sent.state, sent.message_id.as_deref()),
+        (ActionState::Sent, Some("om_sent_0"))
+    );
+    for (index, action) in [(1, second), (2, third)] {
+        let untried = ActionRow {
+            index,
+            state: ActionState::Planned,
+            first_tried_ms_ago: None,
+            refused_before: false,
+            uuid: format!("uuid-{index}"),
+            message_id: None,
+        };
+        assert_eq!(*action, untried);
+    }
+}
+
+pub(super) async fn an_event_without_a_plan_may_finish(world: World) {
+    let row = world.start("om_1").await;
+    assert!(world.step(&row, Step::Finish(Vec::new())).await);
+    assert_eq!(world.count(State::Done).await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM actions").await, 0);
+}
+
+pub(super) async fn positions_follow_the_order_of_delivery_across_batches(world: World) {
+    // Keys that sort against their order of delivery, and a batch larger than any block of positions.
+    let name = |number: usize| format!("om_{:05}", 99_999 - number);
+    let mut positions = Vec::new();
+    let mut number = 0;
+    for size in [3, 2500, 1, 40] {
+        let batch = (number..number + size)
+            .map(|number| arrival(&name(number), "oc_1", Intent::Hold))
+            .collect();
+        number += size;
+        positions.extend(world.begin(batch).await.into_iter().map(|begun| taken(begun).position));
+    }
+    assert_eq!(positions.len(), number);
+    assert!(positions.is_sorted_by(|earlier, later| earlier < later));
+    // A redelivery keeps its place.
+    assert_eq!(world.again(&name(1)).await.position, positions[1]);
+}
+
+pub(super) async fn a_second_copy_in_one_batch_is_settled(world: World) {
+    let batch = ["om_1", "om_2", "om_1"].map(|key| arrival(key, "oc_1", Intent::Start));
+    let mut answers = world.begin(batch.to_vec()).await;
+    assert!(is_settled(&answers[2]));
+    let row = taken(answers.remove(0));
+    assert!(
+        world.step(&row, Step::Finish(Vec::new())).await,
+        "the first copy's fence holds"
+    );
+    let parked = ["om_3", "om_3"].map(|key| arrival(key, "oc_1", Intent::Park));
+    let answers = world.begin(parked.to_vec()).await;
+    assert!(matches!(answers[0], Begun::Settled { parked: true }));
+    assert!(is_settled(&answers[1]));
+    assert_eq!(world.number("SELECT count(*) FROM events").await, 3);
+}
+
+pub(super) async fn the_first_try_is_timed_once_by_the_database(world: World) {
+    let first = world.start("om_1").await;
+    assert!(world.step(&first, plan(2)).await);
+    let row = world.again("om_1").await;
+    let ago = row.actions[0]
+        .first_tried_ms_ago
+        .expect("the plan's first action counts as tried");
+    assert!((0..60_000).contains(&ago), "{ago} ms");
+    assert_eq!(row.actions[1].first_tried_ms_ago, None);
+    world.pass("actions", "first_try_at", "om_1", HOUR).await;
+    assert!(world.step(&row, Step::Try { index: 0 }).await);
+    assert!(world.step(&row, Step::Try { index: 1 }).await);
+    let row = world.again("om_1").await;
+    assert!(
+        row.actions[0].first_tried_ms_ago.unwrap() >= 3_600_000,
+        "a later try is not the first"
+    );
+    assert!(row.actions[1].first_tried_ms_ago.unwrap() < 60_000);
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM actions WHERE idx = 0 AND tries = 2")
+            .await,
+        1
+    );
+}
+
+pub(super) async fn a_refusal_counts_until_the_next_try_begins(world: World) {
+    let row = world.planned("om_1").await;
+    let refused = ActionOutcome {
+        refused: true,
+        code: Some(99_991_400),
+        ..outcome(0, ActionState::Planned)
+    };
+    assert!(world.step(&row, Step::Progress(vec![refused])).await);
+    let row = world.again("om_1").await;
+    assert!(row.actions[0].refused_before);
+    assert!(world.step(&row, Step::Try { index: 0 }).await);
+    let row = world.again("om_1").await;
+    assert!(!row.actions[0].refused_before, "the new try's outcome is open");
+}
+
+pub(super) async fn what_is_sent_stays_sent(world: World) {
+    let row = world.planned("om_1").await;
+    assert!(
+        world
+            .step(&row, Step::Progress(vec![outcome(0, ActionState::Sent)]))
+            .await
+    );
+    let wait = Wait {
+        actions: vec![outcome(0, ActionState::Unknown)],
+        due_in: Duration::ZERO,
+        attempt: 1,
+        hold: false,
+        failure: None,
+    };
+    assert!(world.step(&row, Step::Wait(wait)).await);
+    let row = world.take_due(1).await.remove(0);
+    assert_eq!(row.actions[0].state, ActionState::Sent);
+    assert_eq!(row.actions[0].message_id.as_deref(), Some("om_sent_0"));
+}
+
+pub(super) async fn only_handler_starts_that_ended_badly_add_up(world: World) {
+    let held = taken(world.begin(vec![arrival("om_1", "oc_1", Intent::Hold)]).await.remove(0));
+    assert_eq!(held.handler_starts, 0);
+    assert!(world.step(&held, Step::Start).await);
+    // Its worker died; the next delivery is not a start by itself, whatever its intent.
+    let row = taken(
+        world
+            .begin(vec![arrival("om_1", "oc_1", Intent::Start)])
+            .await
+            .remove(0),
+    );
+    assert_eq!(row.handler_starts, 1);
+    assert!(world.step(&row, Step::Start).await);
+    let row = world.again("om_1").await;
+    assert_eq!(row.handler_starts, 2);
+    // Waiting its turn says nothing about the handler.
+    assert!(world.step(&row, super::world::wait(Duration::ZERO, true)).await);
+    let row = world.take_due(1).await.remove(0);
+    assert_eq!(row.handler_starts, 2);
+    // A handler that failed in good order killed nobody.
+    let failure = Some(("handler", None, "the upstream did not answer".to_owned()));
+    let failed = Wait {
+        actions: Vec::new(),
+        due_in: Duration::ZERO,
+        attempt: 1,
+        hold: false,
+        failure,
+    };
+    assert!(world.step(&row, Step::Wait(failed)).await);
+    let row = world.take_due(1).await.remove(0);
+    assert_eq!((row.handler_starts, row.attempt), (0, 1));
+    assert!(world.step(&row, Step::Start).await);
+    assert!(world.step(&row, plan(1)).await);
+    assert_eq!(world.again("om_1").await.handler_starts, 0);
+}
+
+pub(super) async fn age_counts_from_acceptance_and_is_never_negative(world: World) {
+    let now = openclaw_common::time::now_ms();
+    for (name, received_ms, age) in [
+        ("om_old", now - 3_600_000, 3_600_000..3_660_000),
+        ("om_fast_clock", now + 3_600_000, 0..60_000),
+        ("om_broken_clock", i64::MAX, 0..60_000),
+    ] {
+        let envelope = Arc::new(Envelope {
+            received_ms,
+            ..envelope(name, "oc_1")
+        });
+        let row = taken(
+            world
+                .begin(vec![Arrival {
+                    envelope,
+                    intent: Intent::Hold,
+                }])
+                .await
+                .remove(0),
+        );
+        assert!(age.contains(&row.age_ms), "{name}: {} ms", row.age_ms);
+    }
+}
+
+pub(super) async fn odd_text_harms_no_other_event_of_its_batch(world: World) {
+    let odd = "a\0b'\"\\\u{202e}😀";
+    let arrivals = vec![arrival("om_1", "oc_1", Intent::Start), arrival(odd, odd, Intent::Start)];
+    let rows: Vec<_> = world.begin(arrivals).await.into_iter().map(taken).collect();
+    assert_eq!(rows[1].envelope.key, key(odd));
+    let target = NewAction {
+        kind: "reply",
+        target: odd.to_owned(),
+        uuid: "uuid-0".to_owned(),
+        tried: true,
+    };
+    let step = Step::Plan {
+        plan: Bytes::from_static(b"p"),
+        actions: vec![target],
+    };
+    let sent = ActionOutcome {
+        message_id: Some(odd.to_owned()),
+        ..outcome(0, ActionState::Sent)
+    };
+    let changes: Vec<Change> = rows
+        .iter()
+        .flat_map(|row| {
+            let death = Step::Die {
+                actions: vec![sent.clone()],
+                class: "permanent",
+                code: None,
+                error: odd.to_owned(),
+            };
+            [change(row, step.clone()), change(row, death)]
+        })
+        .collect();
+    assert_eq!(world.store.apply(&changes).await.unwrap(), [true; 4]);
+    // It is still the same event when it comes again.
+    assert!(is_settled(
+        &world.begin(vec![arrival(odd, odd, Intent::Start)]).await[0]
+    ));
+    assert_eq!(world.count(State::Dead).await, 2);
+}

@@ -1,0 +1,122 @@
+//! Many workers at once.
+
+use std::sync::Arc;
+
+use openclaw_common::store::{ActionState, Arrival, Begun, Change, Intent, Step, Store};
+
+use super::world::{World, arrival, change, outcome, plan, plan_of, taken};
+
+pub(super) async fn opposed_batches_never_surface_a_deadlock(world: World) {
+    const EVENTS: usize = 60;
+    let mut workers = Vec::new();
+    for worker in 0..4_usize {
+        let store = if worker == 0 {
+            world.store.clone()
+        } else {
+            world.other()
+        };
+        workers.push(tokio::spawn(async move {
+            for round in 0..12_usize {
+                let mut batch: Vec<Arrival> = (0..EVENTS)
+                    .map(|number| arrival(&format!("om_{number}"), "oc_1", Intent::Start))
+                    .collect();
+                if worker % 2 == 1 {
+                    batch.reverse();
+                }
+                batch.rotate_left((round * 7 + worker * 13) % EVENTS);
+                let begun = store.begin(&batch).await.expect("begin");
+                let changes: Vec<Change> = begun
+                    .iter()
+                    .filter_map(|begun| match begun {
+                        Begun::Taken(row) => Some(row),
+                        Begun::Settled { .. } => None,
+                    })
+                    .map(|row| {
+                        let planned = row.plan.is_some();
+                        change(row, if planned { Step::Try { index: 0 } } else { plan(1) })
+                    })
+                    .collect();
+                store.apply(&changes).await.expect("apply");
+                store.unfinished(&super::world::bot()).await.expect("unfinished");
+            }
+        }));
+    }
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(
+        world.number("SELECT count(*) FROM actions").await,
+        EVENTS as i64,
+        "each plan was written once"
+    );
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM events WHERE state = 'planned'")
+            .await,
+        EVENTS as i64
+    );
+}
+
+pub(super) async fn whoever_takes_up_a_plan_sees_its_actions(world: World) {
+    let other = world.other();
+    for round in 0..40 {
+        let names: Vec<String> = (0..20).map(|number| format!("om_{round}_{number}")).collect();
+        let batch: Vec<Arrival> = names.iter().map(|name| arrival(name, "oc_1", Intent::Start)).collect();
+        let rows: Vec<_> = world.begin(batch.clone()).await.into_iter().map(taken).collect();
+        let plans: Vec<Change> = rows.iter().map(|row| change(row, plan(2))).collect();
+        // The second worker waits for the first one's commit and must see all of it.
+        let (planned, begun) = tokio::join!(world.store.apply(&plans), other.begin(&batch));
+        let planned = planned.unwrap();
+        for (begun, planned) in begun.unwrap().into_iter().zip(planned) {
+            let row = taken(begun);
+            assert_eq!(
+                row.plan.is_some(),
+                planned,
+                "either the plan came first or the fence did"
+            );
+            assert_eq!(row.actions.len(), if planned { 2 } else { 0 });
+        }
+    }
+}
+
+pub(super) async fn of_many_that_begin_an_event_one_holds_the_last_fence(world: World) {
+    let stores: Vec<Arc<dyn Store>> = vec![world.store.clone(), world.other(), world.other(), world.other()];
+    let mut copies = Vec::new();
+    for number in 0..40_usize {
+        let store = Arc::clone(&stores[number % stores.len()]);
+        copies.push(tokio::spawn(async move {
+            let row = taken(
+                store
+                    .begin(&[arrival("om_1", "oc_1", Intent::Start)])
+                    .await
+                    .unwrap()
+                    .remove(0),
+            );
+            let planned = store.apply(&[change(&row, plan_of(&[number as u8], 1))]).await.unwrap()[0];
+            (row, planned)
+        }));
+    }
+    let mut rows = Vec::new();
+    let mut plans = 0;
+    for copy in copies {
+        let (row, planned) = copy.await.unwrap();
+        plans += i32::from(planned);
+        rows.push(row);
+    }
+    assert_eq!(rows.iter().filter(|row| row.new).count(), 1);
+    rows.sort_by_key(|row| row.fence);
+    assert!(
+        rows.iter().map(|row| row.fence).eq(1..=40),
+        "every copy was given a fence of its own"
+    );
+    assert!(plans <= 1, "at most one of them wrote the plan");
+    let last = rows.pop().unwrap();
+    for row in &rows {
+        assert!(!world.step(row, Step::Finish(vec![outcome(0, ActionState::Sent)])).await);
+    }
+    assert!(
+        world
+            .step(&last, Step::Finish(vec![outcome(0, ActionState::Sent)]))
+            .await
+    );
+}

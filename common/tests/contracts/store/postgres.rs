@@ -1,0 +1,94 @@
+//! A PostgreSQL that is not migrated, cut off, or not there.
+
+use std::time::{Duration, Instant};
+
+use openclaw_common::config::Database;
+use openclaw_common::secret::Secret;
+use openclaw_common::store::{Intent, Store, StoreError};
+use openclaw_common::stores::postgres::Postgres;
+use sqlx::{Connection, PgConnection};
+use testkit::eventually;
+
+use super::world::{World, arrival};
+
+#[tokio::test]
+async fn an_empty_database_says_what_to_run() {
+    let world = World::empty_postgres().await;
+    for error in [
+        world.store.ready().await.unwrap_err(),
+        world
+            .store
+            .begin(&[arrival("om_1", "oc_1", Intent::Start)])
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Schema { found: 0, .. }), "{error:?}");
+        assert!(error.to_string().contains("run `openclaw migrate`"));
+    }
+}
+
+#[tokio::test]
+async fn a_store_can_be_opened_while_its_database_is_away_and_says_so_in_time() {
+    // A listener that accepts and never speaks: worse than a refused connection.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for address in [silent.local_addr().unwrap(), refused] {
+        let url = Secret::new(format!("postgres://user:hunter2@{address}/openclaw"));
+        let store = Postgres::connect(&url, &Database::default()).unwrap();
+        let begun = Instant::now();
+        for error in [store.ready().await.unwrap_err(), store.migrate().await.unwrap_err()] {
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+            assert!(!error.to_string().contains("hunter2") && !format!("{store:?}").contains("hunter2"));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(6));
+    }
+    let url = Secret::new("mysql://user:hunter2@localhost/openclaw");
+    let error = Postgres::connect(&url, &Database::default()).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Internal(_)) && !error.to_string().contains("hunter2"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn cut_connections_pass_and_the_store_goes_on() {
+    let world = World::postgres().await;
+    world.start("om_1").await;
+    world.database().unwrap().cut_connections().await;
+    eventually("the store goes on", Duration::from_secs(5), async || {
+        match world.store.begin(&[arrival("om_2", "oc_1", Intent::Start)]).await {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+                false
+            }
+        }
+    })
+    .await;
+    world.again("om_1").await;
+}
+
+#[tokio::test]
+async fn a_locked_table_is_given_up_in_time_and_leaves_the_pool_alive() {
+    let world = World::postgres().await;
+    world.start("om_1").await;
+    let mut locker = PgConnection::connect(world.database().unwrap().url()).await.unwrap();
+    let mut lock = locker.begin().await.unwrap();
+    sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let error = world
+        .store
+        .begin(&[arrival("om_2", "oc_1", Intent::Start)])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    lock.rollback().await.unwrap();
+    world.start("om_2").await;
+}
