@@ -114,8 +114,12 @@ pub(super) async fn replay(link: &Link, order: &Replay) -> Result<Replayed, Stor
 fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c, HashMap<String, u64>> {
     Box::pin(async move {
         let mut transaction = connection.begin().await?;
+        // One replay at a time, or two would take the same places in a bot's schedule.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('openclaw.replay', 0))")
+            .execute(&mut *transaction)
+            .await?;
         let candidates: Vec<Candidate> = sqlx::query_as(
-            "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen::bigint AS replay_gen
+            "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen::bigint AS replay_gen, e.bot
              FROM dead_letters d JOIN events e ON e.app_id = d.app_id AND e.key = d.key
              WHERE d.id = ANY ($1) AND d.resolved_at IS NULL AND e.state = 'dead'
              ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e, d",
@@ -143,7 +147,14 @@ fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c
         )
         .fetch_all(&mut *transaction)
         .await?;
-        let revivals = replay::decide(chunk.order, chunk.ids, chunk.before, candidates, unknown);
+        let last_due_ms = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM max(due_at) - now()) * 1000)::bigint FROM events
+             WHERE bot = ANY ($1) AND state = 'waiting' AND replay_gen > 0 AND attempt = 0",
+        )
+        .bind(replay::bots(&candidates))
+        .fetch_one(&mut *transaction)
+        .await?;
+        let revivals = replay::decide(chunk.order, chunk.ids, chunk.before, last_due_ms, candidates, unknown);
         if !revivals.events.is_empty() {
             write(&mut transaction, chunk, &revivals).await?;
         }

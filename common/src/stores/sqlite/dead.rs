@@ -132,7 +132,7 @@ async fn revive(
 ) -> Result<HashMap<String, u64>, sqlx::Error> {
     let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
     let candidates: Vec<Candidate> = sqlx::query_as(
-        "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen
+        "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen, e.bot
          FROM json_each(?1) AS i CROSS JOIN dead_letters d ON d.id = i.value
          JOIN events e ON e.app_id = d.app_id AND e.key = d.key
          WHERE d.resolved_at IS NULL AND e.state = 'dead'",
@@ -152,7 +152,16 @@ async fn revive(
     .bind(json(&names)?)
     .fetch_all(&mut *transaction)
     .await?;
-    let revivals = replay::decide(order, ids, before, candidates, unknown);
+    let bots = replay::bots(&candidates);
+    let last_due_ms = sqlx::query_scalar(
+        "SELECT max(e.due_at) - ?1 FROM json_each(?2) AS i CROSS JOIN events e ON e.bot = i.value
+         WHERE e.state = 'waiting' AND e.replay_gen > 0 AND e.attempt = 0",
+    )
+    .bind(now_ms())
+    .bind(json(&bots)?)
+    .fetch_one(&mut *transaction)
+    .await?;
+    let revivals = replay::decide(order, ids, before, last_due_ms, candidates, unknown);
     if !revivals.events.is_empty() {
         write(&mut transaction, order, &revivals).await?;
     }
