@@ -8,6 +8,7 @@
 mod openclaw {
     mod bots;
     mod command_line;
+    mod dlq;
     mod heavy;
     mod pipeline;
     mod process;
