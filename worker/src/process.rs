@@ -296,8 +296,7 @@ impl Run {
                     .and_then(|stored| stored.first_tried_ms_ago)
                     .map(|ago| Duration::from_millis(u64::try_from(ago).unwrap_or(0))),
                 counted: first_send && index == 0,
-                doubt: stored.is_some_and(|stored| stored.first_tried_ms_ago.is_some() && !stored.refused_before),
-                tries: 0,
+                clean: stored.is_none_or(|stored| stored.refused_before || stored.first_tried_ms_ago.is_none()),
                 since: Instant::now(),
             };
             match attempt.send().await? {

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use openclaw_common::cache::Level;
+use openclaw_common::config::OnUnknown;
 use openclaw_common::quota::{Permit, Refused};
 use openclaw_common::store::{ActionOutcome, ActionState, Row, Step};
-use openclaw_common::telemetry;
+use openclaw_common::{action_uuid, backoff, telemetry};
 
 use crate::action::Action;
 use crate::feishu::{Outcome, Scope};
@@ -36,9 +37,9 @@ pub(crate) struct ActionRun<'a> {
     pub(crate) first_tried: Option<Duration>,
     /// Whether the plan's commit has counted this try.
     pub(crate) counted: bool,
-    /// Whether a copy may be visible that no answer told of.
-    pub(crate) doubt: bool,
-    pub(crate) tries: u32,
+    /// Whether every try under this uuid was definitely refused, so that no copy can exist. One ambiguous try ends that for
+    /// good: the platform may refuse a repeat (a limit, a lost membership) of what it has long shown.
+    pub(crate) clean: bool,
     pub(crate) since: Instant,
 }
 
@@ -52,9 +53,12 @@ impl ActionRun<'_> {
         };
         let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
-        if self.doubt && self.first_tried.is_some_and(|ago| ago > UUID_LIFE) {
+        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.clean {
             let error = "its outcome is unknown and the uuid's hour is over".to_owned();
-            return self.unknown(None, error).await;
+            if let Some(end) = self.unknown(None, error).await? {
+                return Ok(end);
+            }
+            tries = Tries::default();
         }
         loop {
             if !std::mem::take(&mut self.counted) {
@@ -71,7 +75,6 @@ impl ActionRun<'_> {
                             return parked.await.map(Sent::End);
                         }
                     };
-                    self.tries += 1;
                     let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
@@ -83,15 +86,12 @@ impl ActionRun<'_> {
                 _ => tries.attempts += 1,
             }
             tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
-            // Sticky: a later refusal of another request says nothing about a copy that an earlier one may have left.
-            self.doubt |= matches!(outcome, Outcome::Transient { ambiguous: true, .. });
-            tries.doubt = self.doubt;
-            let verdict = verdict::judge(&outcome, tries, policy);
-            match verdict {
+            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            tries.clean = self.clean;
+            match verdict::judge(&outcome, tries, policy) {
                 Verdict::Sent { message_id } => {
                     return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
                 }
-                Verdict::TakenAsSent => return Ok(Sent::Done(self.outcome(ActionState::Sent, outcome.code(), None))),
                 Verdict::Pause(pause) => {
                     self.pause_level(&outcome, pause).await;
                     if pause > LONG_PAUSE {
@@ -115,30 +115,64 @@ impl ActionRun<'_> {
                         .await
                         .map(Sent::End);
                 }
-                Verdict::Dead { unknown: true, .. } => {
-                    return self.unknown(outcome.code(), outcome.message().to_owned()).await;
+                Verdict::Unknown => {
+                    if let Some(end) = self.unknown(outcome.code(), outcome.message().to_owned()).await? {
+                        return Ok(end);
+                    }
+                    (tries, waited) = (Tries::default(), Duration::ZERO);
+                    let pause = backoff::delay(&policy.retry, 1).min(LANE_PATIENCE);
+                    self.run.pause(pause).await?;
                 }
-                Verdict::Dead { class, unknown: false } => {
-                    let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
-                    let (code, error) = (outcome.code(), outcome.message().to_owned());
-                    return self.run.die(self.row, actions, class, code, error).await.map(Sent::End);
+                Verdict::Dead(class) => {
+                    let (state, error) = if self.clean {
+                        (ActionState::Refused, outcome.message().to_owned())
+                    } else {
+                        let error = format!("{}; an earlier try may have become visible", outcome.message());
+                        (ActionState::Unknown, error)
+                    };
+                    let actions = vec![self.outcome(state, outcome.code(), None)];
+                    let died = self.run.die(self.row, actions, class, outcome.code(), error);
+                    return died.await.map(Sent::End);
                 }
             }
         }
     }
 
-    /// Nobody can tell whether a message is visible: the bot's policy decides.
-    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Sent> {
-        match verdict::unknown(self.run.bot.message.on_unknown) {
-            Verdict::TakenAsSent => Ok(Sent::Done(self.outcome(ActionState::Sent, code, None))),
-            _ => {
+    /// Nobody can tell whether a message is visible: the bot's policy decides. `None`: it goes on under a new uuid.
+    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Option<Sent>> {
+        match self.run.bot.message.on_unknown {
+            OnUnknown::Drop => Ok(Some(Sent::Done(self.outcome(ActionState::Sent, code, None)))),
+            OnUnknown::Resend if !self.is_renewed() => self.renew(&error).await.map(|()| None),
+            OnUnknown::Park | OnUnknown::Resend => {
                 let actions = vec![self.outcome(ActionState::Unknown, code, None)];
-                self.run
-                    .die(self.row, actions, "ambiguous", code, error)
-                    .await
-                    .map(Sent::End)
+                let died = self.run.die(self.row, actions, "ambiguous", code, error);
+                died.await.map(|end| Some(Sent::End(end)))
             }
         }
+    }
+
+    /// Whether `on_unknown: resend` has already sent it once more: its uuid is neither the plan's nor any replay's.
+    fn is_renewed(&self) -> bool {
+        let (key, kind) = (&self.row.envelope.key, self.action.kind());
+        (0..=self.row.replay_generation)
+            .all(|generation| action_uuid::action_uuid(key, self.index, kind, generation) != self.uuid)
+    }
+
+    /// Gives it a new uuid and all its tries back. The new uuid is committed before it is used.
+    async fn renew(&mut self, error: &str) -> Flow<()> {
+        let uuid = action_uuid::renewed(&self.uuid);
+        let step = Step::Renew {
+            index: self.index,
+            uuid: uuid.clone(),
+        };
+        self.run.commit(self.row, step).await?;
+        tracing::warn!(event = %self.row.envelope.key, bot = %self.run.bot.id, error, "nobody can tell whether it was sent: sent once more");
+        self.uuid = uuid;
+        self.first_tried = None;
+        self.since = Instant::now();
+        self.counted = true;
+        self.clean = true;
+        Ok(())
     }
 
     /// Waits for a slot at every level, and for everything else without which nothing may be sent.
@@ -184,8 +218,9 @@ impl ActionRun<'_> {
             state,
             message_id,
             code,
-            refused: !self.doubt,
-            tries: self.tries,
+            refused: self.clean,
+            // Every try was counted before it began.
+            tries: 0,
         }
     }
 }

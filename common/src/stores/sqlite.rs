@@ -9,6 +9,7 @@ mod begin;
 mod dead;
 mod due;
 mod input;
+mod look;
 mod rows;
 
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Store,
+    StoreError, Unfinished,
 };
 use crate::stores::batch::millis;
 use crate::time::now_ms;
@@ -74,6 +76,14 @@ impl Store for SqliteStore {
 
     async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError> {
         begin::bury(&self.database, deaths).await
+    }
+
+    async fn standing(&self, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
+        look::standing(&self.database, keys).await
+    }
+
+    async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
+        look::inspect(&self.database, key).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

@@ -19,6 +19,7 @@ macro_rules! on_both_backends {
         }
     };
 }
+pub(crate) use on_both_backends;
 
 on_both_backends!(
     every_event_is_answered_once_and_in_order,
