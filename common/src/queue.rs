@@ -142,6 +142,12 @@ impl Deliveries {
         self
     }
 
+    /// Whether the consumer has ended: whatever was delivered through it is somebody else's by now.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// The next delivery; `None` when the consumer has ended (link lost, queue deleted): attach again. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         tokio::select! {

@@ -44,7 +44,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes up every row of `bot` that is neither finished nor waiting, oldest position first, and counts the rows that
     /// later events of their chat have to wait behind. For a worker that begins to serve the bot, and for one that cannot
-    /// be sure any more what it has taken up: rows in `held` stay as they are.
+    /// be sure any more what it has taken up: rows in `held` stay as they are. At most [`UNFINISHED_PAGE`] at once: a full
+    /// page means that there may be more, which the next call finds when these are in `held`.
     ///
     /// # Errors
     /// When the database cannot answer.
@@ -141,6 +142,9 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot be changed.
     async fn migrate(&self) -> Result<(), StoreError>;
 }
+
+/// Rows that [`Store::unfinished`] takes up at once: a bot with any number of them must not outlast a statement's time.
+pub const UNFINISHED_PAGE: usize = 500;
 
 /// Why the Store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -53,28 +53,34 @@ impl ActionRun<'_> {
         };
         let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
-        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.clean {
-            let error = "its outcome is unknown and the uuid's hour is over".to_owned();
-            if let Some(end) = self.unknown(None, error).await? {
-                return Ok(end);
-            }
-            tries = Tries::default();
-        }
         loop {
+            if self.outlived() {
+                let error = "its outcome is unknown and the uuid's hour is over".to_owned();
+                if let Some(end) = self.unknown(None, error).await? {
+                    return Ok(end);
+                }
+                (tries, waited) = (Tries::default(), Duration::ZERO);
+            }
             if !std::mem::take(&mut self.counted) {
                 self.run.commit(self.row, Step::Try { index: self.index }).await?;
             }
             // A token first: buying one can take longer than a slot is good for.
             let outcome = match engine.feishu.prepare(&self.run.bot).await {
                 Ok(()) => {
-                    let permit = match self.slot(&levels).await? {
-                        Slot::Permit(permit) => permit,
-                        Slot::Park(wait) => {
+                    let permit = match self.slot(&levels).await {
+                        Ok(Slot::Permit(permit)) => permit,
+                        Ok(Slot::Park(wait)) => {
                             let actions = vec![self.outcome(ActionState::Planned, None, None)];
-                            let parked = self.run.wait(self.row, actions, wait, tries.attempts, None);
+                            // Waiting for quota is no failure: nothing of the chat passes meanwhile.
+                            let parked = self.run.wait(self.row, actions, wait, tries.attempts, true, None);
                             return parked.await.map(Sent::End);
                         }
+                        Err(interrupt) => return self.untried(interrupt).await,
                     };
+                    // The waits may have outlasted the uuid.
+                    if self.outlived() {
+                        continue;
+                    }
                     let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
@@ -96,12 +102,13 @@ impl ActionRun<'_> {
                     self.pause_level(&outcome, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                        return self
+                        let parked = self
                             .run
-                            .wait(self.row, actions, pause, tries.attempts, failure(&outcome))
-                            .await
-                            .map(Sent::End);
+                            .wait(self.row, actions, pause, tries.attempts, true, failure(&outcome));
+                        return parked.await.map(Sent::End);
                     }
+                    // The paused level may be one that is switched off here: then only this wait obeys the platform.
+                    self.run.pause(pause).await?;
                 }
                 Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
                     waited += wait;
@@ -111,7 +118,14 @@ impl ActionRun<'_> {
                     let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
                     return self
                         .run
-                        .wait(self.row, actions, wait, tries.attempts, failure(&outcome))
+                        .wait(
+                            self.row,
+                            actions,
+                            wait,
+                            tries.attempts,
+                            self.run.strict(),
+                            failure(&outcome),
+                        )
                         .await
                         .map(Sent::End);
                 }
@@ -200,13 +214,27 @@ impl ActionRun<'_> {
         }
     }
 
+    /// Whether a repeat could double a message: the uuid's hour is over and a copy may exist.
+    fn outlived(&self) -> bool {
+        !self.clean && self.first_tried.unwrap_or_default() + self.since.elapsed() > UUID_LIFE
+    }
+
+    /// Stopped before the request was begun: where no copy can exist, says so, so that nobody has to doubt it later.
+    async fn untried(&self, interrupt: Interrupt) -> Flow<Sent> {
+        if self.clean && matches!(interrupt, Interrupt::Stopped) {
+            let planned = vec![self.outcome(ActionState::Planned, None, None)];
+            self.run.commit(self.row, Step::Progress(planned)).await?;
+        }
+        Err(interrupt)
+    }
+
     async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
         let Outcome::Limited { scope, .. } = outcome else {
             return;
         };
         let key = match scope {
             Scope::App => levels::bot_key(&self.run.bot),
-            Scope::Chat => levels::chat_key(&self.row.envelope.chat),
+            Scope::Chat => levels::receiver_key(self.action, &self.row.envelope.chat),
         };
         tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
         self.run.engine.quota.pause(&key, pause).await;

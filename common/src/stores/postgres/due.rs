@@ -10,15 +10,20 @@ use super::link::{Link, Work};
 use super::rows::{actions, event_columns};
 use crate::bot::BotId;
 use crate::envelope::EventKey;
-use crate::store::{Row, StoreError, Unfinished};
+use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
 use crate::stores::batch::{clean, millis};
 use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
 
 const TAKE_UNFINISHED: &str = concat!(
-    "WITH locked AS MATERIALIZED (
+    "WITH first AS MATERIALIZED (
          SELECT app_id, key FROM events WHERE bot = $1 AND state IN ('received', 'planned')
            AND (app_id, key) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))
-         ORDER BY app_id, key FOR NO KEY UPDATE
+         ORDER BY position LIMIT $4
+     ),
+     locked AS MATERIALIZED (
+         SELECT e.app_id, e.key FROM first JOIN events e ON e.app_id = first.app_id AND e.key = first.key
+         WHERE e.state IN ('received', 'planned')
+         ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e
      )
      UPDATE events e SET fence = e.fence + 1
      FROM locked WHERE e.app_id = locked.app_id AND e.key = locked.key
@@ -89,6 +94,7 @@ fn take_unfinished<'c>(
             .bind(bot.as_str())
             .bind(apps)
             .bind(keys)
+            .bind(UNFINISHED_PAGE as i64)
             .fetch_all(&mut *connection)
             .await?;
         events.sort_by_key(|event| event.position);

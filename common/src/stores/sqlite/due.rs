@@ -10,15 +10,18 @@ use super::store_error;
 use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
-use crate::store::{Row, StoreError, Unfinished};
+use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
 use crate::stores::batch::{clean, millis};
 use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
 use crate::time::now_ms;
 
 const TAKE_UNFINISHED: &str = concat!(
     "UPDATE events SET fence = fence + 1
-     WHERE bot = ?2 AND state IN ('received', 'planned')
-       AND (app_id, key) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?3))
+     WHERE (app_id, key) IN (
+         SELECT app_id, key FROM events WHERE bot = ?2 AND state IN ('received', 'planned')
+           AND (app_id, key) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?3))
+         ORDER BY position LIMIT ?4
+     )
      RETURNING ",
     event_columns!()
 );
@@ -76,6 +79,7 @@ async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> R
         .bind(now)
         .bind(bot.as_str())
         .bind(json(&held)?)
+        .bind(UNFINISHED_PAGE as i64)
         .fetch_all(&mut *transaction)
         .await?;
     events.sort_by_key(|event| event.position);
