@@ -146,12 +146,7 @@ impl Campaign {
         }
     }
 
-    async fn died_again(
-        &self,
-        store: &dyn Store,
-        letters: &[DeadLetter],
-        fates: Fates,
-    ) -> Result<Ending, StoreError> {
+    async fn died_again(&self, store: &dyn Store, letters: &[DeadLetter], fates: Fates) -> Result<Ending, StoreError> {
         let newest = DeadFilter {
             bot: self.filter.bot.clone(),
             after: letters.last().map(|letter| letter.id),

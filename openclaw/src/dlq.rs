@@ -43,7 +43,9 @@ impl Opened {
         let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
             .await
             .map_err(|error| match error {
-                BackendError::DataDir(error) => Failure::usage(format!("dlq needs the data folder for itself: {error}")),
+                BackendError::DataDir(error) => {
+                    Failure::usage(format!("dlq needs the data folder for itself: {error}"))
+                }
                 error => node::backend_failure(error),
             })?;
         seams.store.ready().await.map_err(store_failure)?;
@@ -249,6 +251,7 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// Who is at the keyboard, for the audit: user and host.
+#[expect(clippy::disallowed_methods, reason = "the login's variables, no configuration")]
 fn who() -> String {
     let user = ["SUDO_USER", "LOGNAME", "USER"]
         .into_iter()

@@ -125,7 +125,10 @@ mod tests {
         let policy = Message::default();
         for outcome in [transient(true), transient(false), limited()] {
             let judge = |since, clean| judge(&outcome, tries(1, since, clean), &policy);
-            assert!(matches!(judge(Duration::ZERO, false), Verdict::Retry(_) | Verdict::Pause(_)));
+            assert!(matches!(
+                judge(Duration::ZERO, false),
+                Verdict::Retry(_) | Verdict::Pause(_)
+            ));
             assert_eq!(judge(UUID_LIFE, false), Verdict::Unknown, "{outcome:?}");
         }
         assert!(matches!(

@@ -84,7 +84,9 @@ pub(super) fn decide(
 
     let spacing_ms = millis(order.spacing);
     let mut due_ms = millis(order.first_in.saturating_add(spread(order.spacing, before)));
-    if spacing_ms > 0 && let Some(last_due_ms) = last_due_ms {
+    if spacing_ms > 0
+        && let Some(last_due_ms) = last_due_ms
+    {
         due_ms = due_ms.max(last_due_ms.saturating_add(spacing_ms));
     }
     let mut revivals = Revivals::default();

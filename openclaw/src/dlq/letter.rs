@@ -135,7 +135,10 @@ impl<'a> Details<'a> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let fields = [
             ("bot", line.bot.to_owned()),
-            ("event", format!("{} {}", self.event_type.unwrap_or("-"), line.event_key)),
+            (
+                "event",
+                format!("{} {}", self.event_type.unwrap_or("-"), line.event_key),
+            ),
             ("app", self.app_id.to_owned()),
             ("chat", line.chat.to_owned()),
             ("class", line.class.to_owned()),
@@ -153,7 +156,9 @@ impl<'a> Details<'a> {
         lines.extend(fields.map(|(name, value)| format!("  {name:<10} {}", plain(&value))));
         for action in &self.actions {
             let code = action.code.map_or_else(String::new, |code| format!(", code {code}"));
-            let shown = action.message_id.map_or_else(String::new, |id| format!(", {}", plain(id)));
+            let shown = action
+                .message_id
+                .map_or_else(String::new, |id| format!(", {}", plain(id)));
             lines.push(format!(
                 "  action {:<3} {} to {}: {} after {} tries{code}{shown}, uuid {}",
                 action.index,
@@ -165,7 +170,11 @@ impl<'a> Details<'a> {
             ));
         }
         for (name, value) in [("body", &self.body), ("plan", &self.plan)] {
-            lines.extend(value.iter().map(|value| format!("  {name:<10} {}", plain(&value.to_string()))));
+            lines.extend(
+                value
+                    .iter()
+                    .map(|value| format!("  {name:<10} {}", plain(&value.to_string()))),
+            );
         }
         lines
     }
@@ -178,7 +187,10 @@ fn readable(bytes: &[u8]) -> Value {
 
 /// A page of letters in columns.
 pub(super) fn table(letters: &[DeadLetter], with_header: bool) -> Vec<String> {
-    let header = ["ID", "DIED", "BOT", "CLASS", "CODE", "TRIES", "REPLAYS", "CHAT", "ERROR"].map(str::to_owned);
+    let header = [
+        "ID", "DIED", "BOT", "CLASS", "CODE", "TRIES", "REPLAYS", "CHAT", "ERROR",
+    ]
+    .map(str::to_owned);
     let mut rows: Vec<[String; 9]> = if with_header { vec![header] } else { Vec::new() };
     rows.extend(letters.iter().map(|letter| {
         [

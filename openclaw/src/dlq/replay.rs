@@ -34,7 +34,9 @@ pub(super) async fn run(arguments: &cli::DlqReplay) -> Result<(), Failure> {
     let stop = signals::stop_token().map_err(|error| anyhow::anyhow!("no stop signals: {error}"))?;
     let campaigns = campaigns(&opened, &filter, arguments).await?;
     let patience = if opened.seams.are_exclusive() {
-        print::failure("nothing is sent before `openclaw run` is started again, so nobody can look whether they die again");
+        print::failure(
+            "nothing is sent before `openclaw run` is started again, so nobody can look whether they die again",
+        );
         None
     } else {
         Some(PATIENCE)

@@ -92,13 +92,16 @@ impl Ward {
     /// Pushes texts that all meet `fault`, waits until each has, and makes the platform well again. With the embedded
     /// backend nothing runs afterwards: the data folder has one process at a time.
     async fn kill(&mut self, events: usize, fault: Fault) {
+        self.kill_after(0, events, fault).await;
+    }
+
+    /// The same behind `rules` faults that are already in force.
+    async fn kill_after(&mut self, rules: usize, events: usize, fault: Fault) {
         let id = self.world.sim.fault(Scope::default(), fault).unwrap();
-        self.pusher
-            .open_loop(500.0, self.world.workload(5).take(events))
-            .await;
+        self.pusher.open_loop(500.0, self.world.workload(5).take(events)).await;
         let sim = self.world.sim.clone();
         eventually("every send has met its fault", PATIENCE, async || {
-            sim.faults()[0].fired == events as u64
+            sim.faults()[rules].fired == events as u64
         })
         .await;
         match self.kind {
@@ -147,14 +150,36 @@ async fn what_died_is_listed_and_replayed_once(kind: Kind) {
     let letter = &letters[0];
     let names: Vec<&str> = letter.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = [
-        "id", "bot", "event_key", "chat", "class", "code", "error", "attempts", "replay_gen", "created_at", "died_at",
+        "id",
+        "bot",
+        "event_key",
+        "chat",
+        "class",
+        "code",
+        "error",
+        "attempts",
+        "replay_gen",
+        "created_at",
+        "died_at",
         "replayed_at",
     ];
     expected.sort_unstable();
     assert_eq!(names, expected);
     assert_eq!(
-        (&letter["bot"], &letter["class"], &letter["code"], &letter["attempts"], &letter["replay_gen"]),
-        (&"bot0".into(), &"permanent".into(), &230_001.into(), &1.into(), &0.into())
+        (
+            &letter["bot"],
+            &letter["class"],
+            &letter["code"],
+            &letter["attempts"],
+            &letter["replay_gen"]
+        ),
+        (
+            &"bot0".into(),
+            &"permanent".into(),
+            &230_001.into(),
+            &1.into(),
+            &0.into()
+        )
     );
     assert_eq!(letter["replayed_at"], Value::Null);
     let died = letter["died_at"].as_str().unwrap();
@@ -185,8 +210,15 @@ async fn what_died_is_listed_and_replayed_once(kind: Kind) {
     assert_eq!(figures(&replayed), [6, 6, 0]);
     assert_eq!(replayed["by_class"], serde_json::json!({ "permanent": 6 }));
     let closed = objects(world, &["list", "--all"]);
-    assert!(closed.iter().all(|letter| letter["replayed_at"].is_string()), "{closed:?}");
-    assert_eq!(figures(&object(world, &["replay"])), [0, 0, 0], "no match is no failure");
+    assert!(
+        closed.iter().all(|letter| letter["replayed_at"].is_string()),
+        "{closed:?}"
+    );
+    assert_eq!(
+        figures(&object(world, &["replay"])),
+        [0, 0, 0],
+        "no match is no failure"
+    );
     ward.go_on().await;
     ward.world.answered(&ward.pusher).await;
     ward.world.judge(&ward.pusher, &Expectations::default());
@@ -200,18 +232,35 @@ async fn a_filter_names_what_is_dropped_and_what_is_left(kind: Kind) {
     let world = &ward.world;
     let figures_of = |arguments: &[&str]| figures(&object(world, arguments));
     assert_eq!(objects(world, &["list", "--bot", "bot0"]).len(), 3);
-    for nothing in [["--bot", "nobody"], ["--class", "stale"], ["--code", "1"], ["--since", "2999-01-01T00:00:00Z"], ["--id", "999999"]] {
+    for nothing in [
+        ["--bot", "nobody"],
+        ["--class", "stale"],
+        ["--code", "1"],
+        ["--since", "2999-01-01T00:00:00Z"],
+        ["--id", "999999"],
+    ] {
         assert_eq!(figures_of(&["drop", nothing[0], nothing[1]]), [0, 0, 0], "{nothing:?}");
     }
     let everything = ["--since", "1h", "--class", "permanent", "--code", "230001"];
-    assert_eq!(figures_of(&[&["drop", "--dry-run"][..], &everything].concat()), [6, 0, 0]);
+    assert_eq!(
+        figures_of(&[&["drop", "--dry-run"][..], &everything].concat()),
+        [6, 0, 0]
+    );
     let id = objects(world, &["list"])[0]["id"].to_string();
     assert_eq!(figures_of(&["drop", "--id", &id]), [1, 1, 0]);
-    assert_eq!(figures_of(&["drop", "--bot", "bot0"])[1] + objects(world, &["list"]).len() as u64, 5);
+    assert_eq!(
+        figures_of(&["drop", "--bot", "bot0"])[1] + objects(world, &["list"]).len() as u64,
+        5
+    );
     assert_eq!(figures_of(&[&["drop"][..], &everything].concat())[2], 0);
     assert_eq!(objects(world, &["list"]), Vec::<Value>::new());
     assert_eq!(figures_of(&["replay"]), [0, 0, 0], "what is closed stays closed");
-    for mistake in [["--since", "yesterday"], ["--bot", "Bot 1"], ["--unknown", "maybe"], ["--rate", "0"]] {
+    for mistake in [
+        ["--since", "yesterday"],
+        ["--bot", "Bot 1"],
+        ["--unknown", "maybe"],
+        ["--rate", "0"],
+    ] {
         assert_eq!(dlq(world, &["replay", mistake[0], mistake[1]]).0, 64, "{mistake:?}");
     }
 }
@@ -238,16 +287,27 @@ async fn what_nobody_can_tell_is_replayed_only_by_a_persons_choice(kind: Kind) {
     if kind == Kind::Embedded {
         ward.stop().await;
     } else {
-        eventually("both are dead", PATIENCE, async || objects(&ward.world, &["list"]).len() == 2).await;
+        eventually("both are dead", PATIENCE, async || {
+            objects(&ward.world, &["list"]).len() == 2
+        })
+        .await;
     }
     let world = &ward.world;
     let letters = objects(world, &["list", "--class", "ambiguous"]);
-    let [invisible, visible] = letters.as_slice() else { panic!("{letters:?}") };
+    let [invisible, visible] = letters.as_slice() else {
+        panic!("{letters:?}")
+    };
     assert_eq!(figures(&object(world, &["replay"])), [2, 0, 2]);
     let id = visible["id"].to_string();
-    assert_eq!(figures(&object(world, &["replay", "--id", &id, "--unknown", "drop"])), [1, 1, 0]);
+    assert_eq!(
+        figures(&object(world, &["replay", "--id", &id, "--unknown", "drop"])),
+        [1, 1, 0]
+    );
     let id = invisible["id"].to_string();
-    assert_eq!(figures(&object(world, &["replay", "--id", &id, "--unknown", "resend"])), [1, 1, 0]);
+    assert_eq!(
+        figures(&object(world, &["replay", "--id", &id, "--unknown", "resend"])),
+        [1, 1, 0]
+    );
     ward.go_on().await;
     ward.world.answered(&ward.pusher).await;
     ward.world.judge(&ward.pusher, &Expectations::default());
@@ -266,15 +326,22 @@ async fn with_on_unknown_resend_it_is_sent_once_more_under_a_new_uuid(kind: Kind
     ward.pusher.open_loop(500.0, ward.world.workload(1).take(1)).await;
     ward.world.answered(&ward.pusher).await;
     let uuids = |ward: &Ward| -> Vec<Arc<str>> {
-        let calls = |ledger: &openclaw_sim::ledger::Ledger| ledger.calls().filter_map(|call| call.uuid.clone()).collect();
+        let calls =
+            |ledger: &openclaw_sim::ledger::Ledger| ledger.calls().filter_map(|call| call.uuid.clone()).collect();
         ward.world.sim.ledger(calls)
     };
     let sent = uuids(&ward);
-    let [first, second, third] = sent.as_slice() else { panic!("{sent:?}") };
+    let [first, second, third] = sent.as_slice() else {
+        panic!("{sent:?}")
+    };
     assert!(first == second && second != third, "{sent:?}");
     ward.world.judge(&ward.pusher, &Expectations::default());
     // Once more, not for ever: what stays unknown is parked.
-    let always = ward.world.sim.fault(Scope::default(), Fault::server_error(500)).unwrap();
+    let always = ward
+        .world
+        .sim
+        .fault(Scope::default(), Fault::server_error(500))
+        .unwrap();
     ward.pusher.open_loop(500.0, ward.world.workload(1).take(1)).await;
     let sim = ward.world.sim.clone();
     eventually("two tries under each of two uuids", PATIENCE, async || {
@@ -284,7 +351,10 @@ async fn with_on_unknown_resend_it_is_sent_once_more_under_a_new_uuid(kind: Kind
     if kind == Kind::Embedded {
         ward.stop().await;
     } else {
-        eventually("it is dead", PATIENCE, async || objects(&ward.world, &["list"]).len() == 1).await;
+        eventually("it is dead", PATIENCE, async || {
+            objects(&ward.world, &["list"]).len() == 1
+        })
+        .await;
     }
     assert_eq!(objects(&ward.world, &["list"])[0]["class"], "ambiguous");
     assert_eq!(uuids(&ward).len(), 7);
@@ -335,7 +405,9 @@ async fn two_hundred_letters_replayed_twice_and_killed_midway_have_one_effect_ea
         // 50 letters a bot at 5 a second, whoever replays them: the last is due 9.8 s after the first.
         for bot in &ward.world.bots {
             let at: Vec<u64> = ward.world.sim.ledger(|ledger| {
-                let own = ledger.messages().filter(|message| message.app == bot.credentials.app_id);
+                let own = ledger
+                    .messages()
+                    .filter(|message| message.app == bot.credentials.app_id);
                 own.map(|message| message.at_us).collect()
             });
             let took = Duration::from_micros(at.iter().max().unwrap() - at.iter().min().unwrap());
@@ -357,7 +429,10 @@ async fn a_replay_stops_when_most_of_the_first_ones_die_again() {
         .unwrap();
     let (code, stdout, stderr) = dlq(&ward.world, &["replay", "--rate", "20", "--json"]);
     assert_eq!(code, 70, "{stderr}");
-    assert!(stderr.contains("bot0: stopped") && stderr.contains("died again"), "{stderr}");
+    assert!(
+        stderr.contains("bot0: stopped") && stderr.contains("died again"),
+        "{stderr}"
+    );
     assert_eq!(figures(&serde_json::from_str(&stdout).unwrap()), [30, 20, 10]);
     eventually("what was replayed has died again", PATIENCE, async || {
         objects(&ward.world, &["list", "--code", "230002"]).len() == 20
@@ -392,4 +467,36 @@ async fn a_sealed_body_is_shown_in_the_clear_only_with_the_key_ring() {
     let (code, stdout, stderr) = dlq(&ward.world, &["show", "--body"]);
     assert_eq!((code, stdout.as_str()), (64, ""), "{stderr}");
     assert_eq!(objects(&ward.world, &["show"]).len(), 1, "everything else needs no key");
+}
+
+/// A refusal of the repeat says nothing about the first try, and after an hour the platform would show it twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_after_an_ambiguous_try_is_not_replayed_blindly() {
+    let retries = "message: { retry_policy: { backoff: 20ms, multiplier: 1 } }\n";
+    let mut ward = Ward::new(Kind::Embedded, 1, retries).await;
+    let once = Scope {
+        times: Some(1),
+        ..Scope::default()
+    };
+    ward.world.sim.fault(once, Fault::commit_then_error(500)).unwrap();
+    ward.kill_after(1, 1, Fault::code(400, 230_002, "not in the chat"))
+        .await;
+    let shown = object(&ward.world, &["show"]);
+    assert_eq!(
+        (&shown["class"], &shown["actions"][0]["state"]),
+        (&"permanent".into(), &"unknown".into())
+    );
+    assert!(
+        shown["error"].as_str().unwrap().contains("may have become visible"),
+        "{shown}"
+    );
+    assert_eq!(shown["attempts"], 2);
+    assert_eq!(figures(&object(&ward.world, &["replay"])), [1, 0, 1]);
+    assert_eq!(
+        figures(&object(&ward.world, &["replay", "--unknown", "drop"])),
+        [1, 1, 0]
+    );
+    ward.go_on().await;
+    ward.healed().await;
+    ward.world.judge(&ward.pusher, &Expectations::default());
 }

@@ -19,10 +19,7 @@ const INSPECT: &str = concat!(
 );
 
 /// [`crate::store::Store::standing`]
-pub(super) async fn standing(
-    database: &Sqlite,
-    keys: &[EventKey],
-) -> Result<HashMap<EventKey, Standing>, StoreError> {
+pub(super) async fn standing(database: &Sqlite, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
     let records = read_standing(database, keys).await.map_err(store_error)?;
     records.into_iter().map(StandingRecord::into_standing).collect()
 }

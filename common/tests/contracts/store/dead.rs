@@ -480,9 +480,15 @@ pub(super) async fn several_replays_share_one_schedule(world: World) {
     due.sort();
     for (turn, due) in (0..4).zip(due) {
         let expected = turn * HOUR;
-        assert!(due <= expected && due + Duration::from_secs(60) > expected, "{turn}: {due:?}");
+        assert!(
+            due <= expected && due + Duration::from_secs(60) > expected,
+            "{turn}: {due:?}"
+        );
     }
-    assert!(standings[&keys[3]].due_in > Some(2 * HOUR), "the last comes last: {standings:?}");
+    assert!(
+        standings[&keys[3]].due_in > Some(2 * HOUR),
+        "the last comes last: {standings:?}"
+    );
 }
 
 pub(super) async fn pages_go_in_either_order(world: World) {
@@ -503,5 +509,8 @@ pub(super) async fn pages_go_in_either_order(world: World) {
     assert_eq!(page(false, None, None).await, newest_first[..2]);
     assert_eq!(page(false, None, Some(newest_first[1])).await, newest_first[2..4]);
     assert_eq!(page(true, None, None).await, [newest_first[4], newest_first[3]]);
-    assert_eq!(page(true, Some(newest_first[3]), Some(newest_first[1])).await, [newest_first[2]]);
+    assert_eq!(
+        page(true, Some(newest_first[3]), Some(newest_first[1])).await,
+        [newest_first[2]]
+    );
 }

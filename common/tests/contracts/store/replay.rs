@@ -46,7 +46,7 @@ async fn run(world: &World, campaign: &Campaign, fate: impl Fn(&Row) -> Step) ->
     };
     let ending = tokio::select! {
         ending = campaign.run(&*world.store, &stop, |answer| replayed += answer.done.values().sum::<u64>()) => ending,
-        () = work => None.unwrap(),
+        () = work => panic!("the worker never ends"),
     };
     (ending.unwrap(), replayed)
 }
@@ -61,7 +61,11 @@ pub(super) async fn a_campaign_replays_oldest_first_to_the_end(world: World) {
     let fate = |row: &Row| {
         positions.lock().unwrap().push(row.position);
         // A failure that may pass is no verdict: the campaign goes on.
-        if row.position % 2 == 0 { finish() } else { wait(HOUR, false) }
+        if row.position % 2 == 0 {
+            finish()
+        } else {
+            wait(HOUR, false)
+        }
     };
     let ended = run(&world, &campaign(Some(HOUR)), fate).await;
     assert_eq!(ended, (Ending::Finished, LETTERS as u64));
@@ -86,12 +90,22 @@ pub(super) async fn a_campaign_stops_when_most_of_a_chunk_dies_again(world: Worl
 
 pub(super) async fn a_campaign_goes_on_when_only_some_die_again(world: World) {
     dead(&world).await;
-    let fate = |row: &Row| if row.position % 3 == 0 { die(Vec::new()) } else { finish() };
+    let fate = |row: &Row| {
+        if row.position % 3 == 0 {
+            die(Vec::new())
+        } else {
+            finish()
+        }
+    };
     let mut bounded = campaign(Some(HOUR));
     let newest = world.store.dead_letters(&DeadFilter::default(), 1).await.unwrap()[0].id;
     bounded.filter.before = Some(newest + 1);
     let (ending, replayed) = run(&world, &bounded, fate).await;
-    assert_eq!((ending, replayed), (Ending::Finished, LETTERS as u64), "what died meanwhile is left out");
+    assert_eq!(
+        (ending, replayed),
+        (Ending::Finished, LETTERS as u64),
+        "what died meanwhile is left out"
+    );
 }
 
 pub(super) async fn a_campaign_without_a_worker_says_so(world: World) {
@@ -99,7 +113,12 @@ pub(super) async fn a_campaign_without_a_worker_says_so(world: World) {
     let stop = CancellationToken::new();
     let hurried = campaign(Some(Duration::from_millis(300)));
     let ending = hurried.run(&*world.store, &stop, |_| {}).await.unwrap();
-    assert_eq!(ending, Ending::NobodyThere { waiting: CHUNK as usize });
+    assert_eq!(
+        ending,
+        Ending::NobodyThere {
+            waiting: CHUNK as usize
+        }
+    );
     // Where nobody can be there, nobody is waited for.
     let ending = campaign(None).run(&*world.store, &stop, |_| {}).await.unwrap();
     assert_eq!(ending, Ending::Finished);
