@@ -43,11 +43,12 @@ pub trait Store: Send + Sync + 'static {
     async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError>;
 
     /// Takes up every row of `bot` that is neither finished nor waiting, oldest position first, and counts the rows that
-    /// later events of their chat have to wait behind. For a worker that begins to serve the bot.
+    /// later events of their chat have to wait behind. For a worker that begins to serve the bot, and for one that cannot
+    /// be sure any more what it has taken up: rows in `held` stay as they are.
     ///
     /// # Errors
     /// When the database cannot answer.
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError>;
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError>;
 
     /// Takes up waiting rows of `bot` whose time has come, in order of position: at most `limit`, at most `per_chat` of
     /// one chat, none of the chats in `full`, and none behind an earlier holding row of its chat that is not due.

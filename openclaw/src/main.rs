@@ -9,7 +9,7 @@
 //! | [`dlq`] | dead letters: list, show, replay, drop |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
-//! | [`exit`], [`print`], [`signals`] | how it ends, speaks and stops |
+//! | [`exit`], [`mod@print`], [`signals`] | how it ends, speaks and stops |
 
 mod check;
 mod cli;

@@ -1,9 +1,5 @@
 //! The program as its users meet it: real processes, real servers, a simulated Feishu that judges.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod openclaw {
     mod bots;

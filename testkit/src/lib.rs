@@ -6,7 +6,7 @@
 //! | `redis` | [`RedisProcess`]: a Redis of its own, which it may kill, pause and restart |
 //! | `postgres` | [`Database`]: a database of its own on the shared server |
 //! | `addresses` | where the shared servers are: `./dev services up` started them |
-//! | `eventually` | [`eventually`]: waits for a condition, at most so long |
+//! | `eventually` | [`eventually()`]: waits for a condition, at most so long |
 //!
 //! Development only: nothing that ships depends on this crate. A test cannot go on without its server, so everything
 //! here panics, with a sentence that says what to do, where a product would return an error.

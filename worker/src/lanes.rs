@@ -54,7 +54,7 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::leave`].
+    /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::cancel`].
     pub(crate) fn reserve(&mut self, chat: &Arc<str>) -> Intent {
         let lane = self.lanes.entry(chat.clone()).or_default();
         let intent = match lane.len() {
@@ -113,6 +113,22 @@ impl<T> Lanes<T> {
     /// `rows` more wait in the Store behind the chat's lane.
     pub(crate) fn behind(&mut self, chat: &Arc<str>, rows: u64) {
         self.lanes.entry(chat.clone()).or_default().behind += rows;
+    }
+
+    /// Sets how many rows wait behind each chat's lane; none behind the others.
+    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, u64>) {
+        for (chat, lane) in &mut self.lanes {
+            lane.behind = behind.get(chat).copied().unwrap_or(0);
+        }
+        for (chat, rows) in behind {
+            self.lanes.entry(chat.clone()).or_default().behind = *rows;
+        }
+        self.lanes.retain(|_, lane| lane.len() > 0 || lane.behind > 0);
+    }
+
+    /// Whether a lane is empty although rows are behind it: they are not due, or the count is wrong.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.lanes.values().any(|lane| lane.behind > 0 && lane.len() == 0)
     }
 
     /// One row has come back from behind.

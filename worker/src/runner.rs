@@ -38,6 +38,11 @@ const MAX_DUE: u32 = 64;
 const SHORTEST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
+/// Between two tries to read unfinished rows.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Chats that starve with rows behind them are counted anew at most so often: strict order lets them starve rightly.
+const RECOUNT: Duration = Duration::from_secs(5);
+
 /// What the placement and the waiting room tell a runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -191,6 +196,9 @@ struct Attachment {
     serving: bool,
     refill: bool,
     giving_back: bool,
+    /// An answer of the database was lost: rows may be ours that are not in memory, or counts wrong.
+    unsure: bool,
+    looked: Instant,
     /// Something here cannot go on: the attachment ends and the bot is taken up anew.
     broken: bool,
     freezes: u64,
@@ -242,6 +250,8 @@ impl Attachment {
             serving: false,
             refill: false,
             giving_back: false,
+            unsure: false,
+            looked: Instant::now(),
             broken: false,
             freezes: engine.pulse.freezes(),
             gauge: LaneGauge::default(),
@@ -297,6 +307,9 @@ impl Attachment {
                     }
                 }
             }
+            if self.unsure && self.serving {
+                self.look_for_unfinished().await;
+            }
             if self.refill && self.serving {
                 self.refill().await;
             }
@@ -309,25 +322,33 @@ impl Attachment {
         if self.serving {
             return;
         }
+        if self.look_for_unfinished().await {
+            self.serving = true;
+            status.serves.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes up every unfinished row that is not in memory, and counts anew what waits behind the lanes. After a predecessor
+    /// this is what it left; in mid-course, what a lost answer of the database left nobody sure about.
+    async fn look_for_unfinished(&mut self) -> bool {
         let started = Instant::now();
         let unfinished = loop {
-            match self.engine.store.unfinished(&self.bot).await {
+            let held: Vec<EventKey> = self.held.keys().cloned().collect();
+            match self.engine.store.unfinished(&self.bot, &held).await {
                 Ok(unfinished) => break unfinished,
                 Err(error) => {
                     tracing::warn!(bot = %self.bot, %error, "cannot look for unfinished events; trying again");
                     tokio::select! {
-                        () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                        () = self.stop.cancelled() => return false,
                     }
                 }
             }
         };
-        self.serving = true;
-        status.serves.store(true, Ordering::SeqCst);
-        let (rows, held) = (unfinished.rows.len(), unfinished.held.values().sum::<u64>());
-        for (chat, rows) in unfinished.held {
-            self.lanes.behind(&chat, rows);
-        }
+        self.unsure = false;
+        self.looked = Instant::now();
+        self.lanes.recount(&unfinished.held);
+        let (rows, waiting) = (unfinished.rows.len(), unfinished.held.values().sum::<u64>());
         for row in unfinished.rows {
             self.enter(Work {
                 row,
@@ -337,7 +358,8 @@ impl Attachment {
         }
         // Whatever waits may be due already, and chats with rows behind them have nothing in memory to call for them.
         self.refill = true;
-        tracing::info!(bot = %self.bot, unfinished = rows, waiting = held, took_ms = started.elapsed().as_millis(), "serving");
+        tracing::debug!(bot = %self.bot, unfinished = rows, waiting, took_ms = started.elapsed().as_millis(), "looked for unfinished events");
+        true
     }
 
     async fn arrive(&mut self, batch: Vec<Delivery>) {
@@ -407,6 +429,8 @@ impl Attachment {
                     if !(parked && arrival.intent == Intent::Park) {
                         self.lanes.cancel(&envelope.chat, arrival.intent);
                         telemetry::DUPLICATES_DROPPED.add(1);
+                        // Or it is our own parking, repeated after its answer was lost.
+                        self.unsure |= arrival.intent == Intent::Park;
                     }
                     receipt.ack();
                     self.release(&envelope.key);
@@ -543,6 +567,7 @@ impl Attachment {
         match self.engine.store.take_due(&self.bot, &full, REFILL, MAX_DUE).await {
             Ok(rows) => {
                 self.refill = rows.len() >= MAX_DUE as usize;
+                let all = full.is_empty() && !self.refill;
                 for row in rows {
                     if row.held {
                         self.lanes.came_back(&row.envelope.chat);
@@ -553,9 +578,13 @@ impl Attachment {
                         started: false,
                     });
                 }
+                self.unsure |= all && self.lanes.is_starved() && self.looked.elapsed() > RECOUNT;
             }
-            // The next due poll comes in a second.
-            Err(error) => tracing::warn!(bot = %self.bot, %error, "cannot look into the waiting room"),
+            Err(error) => {
+                tracing::warn!(bot = %self.bot, %error, "cannot look into the waiting room");
+                // The rows may be taken up all the same.
+                self.unsure = true;
+            }
         }
     }
 

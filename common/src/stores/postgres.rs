@@ -59,8 +59,8 @@ impl Store for Postgres {
         apply::apply(&self.link, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.link, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.link, bot, held).await
     }
 
     async fn take_due(

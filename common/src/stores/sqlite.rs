@@ -52,8 +52,8 @@ impl Store for SqliteStore {
         apply::apply(&self.database, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.database, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.database, bot, held).await
     }
 
     async fn take_due(

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openclaw_common::bot::Credentials;
 use openclaw_common::secret::Secret;
@@ -14,7 +14,7 @@ use openclaw_sim::event::{Recipient, Workload};
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
 use tempfile::TempDir;
-use testkit::{Database, RedisProcess, Servers, Vhost, eventually};
+use testkit::{Database, RedisProcess, Servers, Vhost};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -165,7 +165,7 @@ impl World {
 
     /// Waits until everything that is owed has been answered, as long as answers keep coming.
     pub(crate) async fn answered(&self, pusher: &Pusher) {
-        let mut last = (u64::MAX, std::time::Instant::now());
+        let mut last = (u64::MAX, Instant::now());
         loop {
             let owed = pusher.log(|log| log.totals().owed);
             let replied = self.sim.ledger(|ledger| ledger.totals().replied);
@@ -173,7 +173,7 @@ impl World {
                 return;
             }
             if replied != last.0 {
-                last = (replied, std::time::Instant::now());
+                last = (replied, Instant::now());
             }
             assert!(
                 last.1.elapsed() < Duration::from_secs(25),
@@ -196,17 +196,22 @@ impl World {
     pub(crate) async fn finished(&self, events: u64) {
         let Some(shared) = &self.shared else { return };
         let pool = sqlx::PgPool::connect(shared.database.url()).await.unwrap();
-        let mut states: Vec<(String, i64)> = Vec::new();
-        let all_done = [("done".to_owned(), i64::try_from(events).unwrap())];
-        let what = format!("{events} finished rows and no other");
-        eventually(&what, Duration::from_secs(10), async || {
-            states = sqlx::query_as("SELECT state, count(*) FROM events GROUP BY state")
+        let all_done = vec![("done".to_owned(), i64::try_from(events).unwrap())];
+        let begun = Instant::now();
+        loop {
+            let states: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM events GROUP BY state")
                 .fetch_all(&pool)
                 .await
                 .unwrap();
-            states == all_done
-        })
-        .await;
+            if states == all_done {
+                break;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "not {events} finished rows and no other: {states:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         pool.close().await;
     }
 }

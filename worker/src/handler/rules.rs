@@ -8,11 +8,11 @@
 //! - `{text}`: those same words. Every `<` in them becomes the look-alike `＜`, because Feishu reads `<at …>` and other tags
 //!   in text messages and has no escape for them: nobody can make the bot call `<at user_id="all">` for him;
 //! - `{sender}`: a mention of the person, `<at user_id="ou_…"></at>`, which Feishu shows as the name;
-//! - `{{` and `}}`: a brace. Any other `{` is a mistake that the configuration reports; a lone `}` is itself.
+//! - `{{` and `}}`: a brace. Any other brace is a mistake, which the configuration reports with its line.
 
 use async_trait::async_trait;
-use openclaw_common::config::{Pattern, Rule};
-use regex::Regex;
+use openclaw_common::config::{Pattern, REGEX_SIZE, Rule};
+use regex::{Regex, RegexBuilder};
 
 use super::{Handler, HandlerError};
 use crate::action::Plan;
@@ -29,8 +29,8 @@ pub enum RuleError {
         /// What is wrong with it.
         reason: Box<regex::Error>,
     },
-    /// A brace in the reply begins no placeholder and is not doubled.
-    #[error("rule {rule}: the reply has `{found}`: write {{text}}, {{sender}}, or {{{{ for a brace")]
+    /// A brace in the reply is neither a placeholder nor doubled.
+    #[error("rule {rule}: the reply has `{found}`: write {{text}}, {{sender}}, or {{{{ and }}}} for braces")]
     Placeholder {
         /// Its place, from 1.
         rule: usize,
@@ -72,13 +72,15 @@ impl Rules {
                 let matcher = match &rule.pattern {
                     Pattern::Keyword(keyword) => Matcher::Keyword(keyword.clone()),
                     Pattern::Prefix(prefix) => Matcher::Prefix(prefix.clone()),
-                    // As the configuration compiled it to check it; the library's own limit is 10 MiB a regex.
-                    Pattern::Regex(pattern) => {
-                        Matcher::Regex(Regex::new(pattern).map_err(|reason| RuleError::Regex {
+                    Pattern::Regex(pattern) => RegexBuilder::new(pattern)
+                        .size_limit(REGEX_SIZE)
+                        .dfa_size_limit(REGEX_SIZE)
+                        .build()
+                        .map(Matcher::Regex)
+                        .map_err(|reason| RuleError::Regex {
                             rule: number,
                             reason: Box::new(reason),
-                        })?)
-                    }
+                        })?,
                 };
                 let reply = pieces(&rule.reply).map_err(|found| RuleError::Placeholder { rule: number, found })?;
                 Ok(Compiled { matcher, reply })
@@ -117,10 +119,9 @@ impl Matcher {
 
 /// Cuts a reply into its parts, or returns the text from the wrong brace on.
 fn pieces(reply: &str) -> Result<Vec<Piece>, String> {
-    const PARTS: [(&str, Option<Piece>, &str); 5] = [
+    const PARTS: [(&str, Option<Piece>, &str); 4] = [
         ("{{", None, "{"),
         ("}}", None, "}"),
-        ("}", None, "}"),
         ("{text}", Some(Piece::Text), ""),
         ("{sender}", Some(Piece::Sender), ""),
     ];
@@ -314,15 +315,15 @@ mod tests {
     fn doubled_braces_are_braces_and_placeholders_stand_anywhere() {
         let literal = |text: &str| Piece::Literal(text.to_owned());
         assert_eq!(
-            pieces("{{a}} {text}{sender}{{text}} }").unwrap(),
-            [literal("{a} "), Piece::Text, Piece::Sender, literal("{text} }")]
+            pieces("{{a}} {text}{sender}{{text}}").unwrap(),
+            [literal("{a} "), Piece::Text, Piece::Sender, literal("{text}")]
         );
         assert_eq!(pieces("").unwrap(), []);
     }
 
     #[test]
     fn an_unknown_placeholder_names_the_rule_and_the_place() {
-        for reply in ["{name} hi", "{", "{text", "{ text }"] {
+        for reply in ["{name} hi", "{", "}", "{text", "{ text }"] {
             let error = Rules::compile(&[keyword("a", "ok"), keyword("b", reply)])
                 .err()
                 .unwrap()
@@ -331,7 +332,10 @@ mod tests {
                 error.starts_with(&format!("rule 2: the reply has `{reply}`")),
                 "{error}"
             );
-            assert!(error.ends_with("write {text}, {sender}, or {{ for a brace"), "{error}");
+            assert!(
+                error.ends_with("write {text}, {sender}, or {{ and }} for braces"),
+                "{error}"
+            );
         }
     }
 

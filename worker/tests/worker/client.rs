@@ -10,7 +10,7 @@ use openclaw_worker::action::Action;
 use openclaw_worker::feishu::{Client, Outcome, Scope};
 use serde_json::json;
 
-use super::script::{Reply, Script, answer, bot, coded};
+use super::script::{Reply, Script, answer, bot, coded, nobody};
 
 /// A client with a cache of its own.
 pub(crate) fn client() -> Client {
@@ -342,9 +342,7 @@ async fn success_needs_no_more_than_code_0() {
 
 #[tokio::test]
 async fn a_refused_connection_has_sent_nothing() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (_reserved, address) = nobody();
     // The token comes from the cache, so that it is the send that fails.
     let cache = Arc::new(Memory::new());
     store_token(&cache, "t-0").await;

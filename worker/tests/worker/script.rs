@@ -9,7 +9,7 @@ use openclaw_common::bot::{Bot, BotId, Credentials};
 use openclaw_common::config;
 use openclaw_common::secret::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// What the server does with a request.
@@ -123,6 +123,15 @@ impl Script {
     pub(crate) fn bot(&self) -> Bot {
         bot(&self.base_url)
     }
+}
+
+/// An address where nobody listens, for as long as the socket lives: a port that was merely closed might be given to
+/// another test's server.
+pub(crate) fn nobody() -> (TcpSocket, std::net::SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 /// A bot that sends to `base_url`.

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{client, client_on, reply};
-use super::script::{Reply, Script, coded, sale};
+use super::script::{Reply, Script, coded, nobody, sale};
 
 const KEY: &str = "openclaw:tok:cli_1";
 const FRESH: &str = "openclaw:tok:cli_1:fresh";
@@ -257,10 +257,14 @@ async fn a_token_is_not_used_in_its_last_minutes() {
 async fn the_lifetime_is_the_one_that_was_sold() {
     let (script, client) = (Script::start().await, client());
     script.next_sale(sale("t-short", 20));
+    script.next_sale(sale("t-long", u64::MAX));
     assert!(is_sent(&send(&script, &client).await));
     pass(Duration::from_secs(11)).await;
     assert!(is_sent(&send(&script, &client).await));
-    assert_eq!(last_token(&script), "Bearer t-2");
+    assert_eq!(last_token(&script), "Bearer t-long");
+    pass(HOUR * 2).await;
+    assert!(is_sent(&send(&script, &client).await));
+    assert_eq!(last_token(&script), "Bearer t-3", "no token lives longer than 2 hours");
 }
 
 #[tokio::test]
@@ -288,9 +292,8 @@ async fn a_worker_that_starts_while_the_next_token_is_due_does_not_depend_on_buy
 
 #[tokio::test]
 async fn with_the_cache_down_each_worker_buys_for_itself_and_no_more_often() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("redis://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let (_reserved, address) = nobody();
+    let url = format!("redis://{address}");
     let script = Script::start().await;
     let client = Arc::new(client_on(Arc::new(Redis::connect(&Secret::new(url)).unwrap())));
     assert!(burst(&script, &client, 20).await.iter().all(is_sent));
@@ -306,6 +309,16 @@ async fn with_the_cache_down_each_worker_buys_for_itself_and_no_more_often() {
     pass(HOUR * 2 - Duration::from_secs(601)).await;
     assert!(is_sent(&send(&script, &client).await));
     until("the renewal", || script.bought().len() == 3).await;
+}
+
+#[tokio::test]
+async fn a_buyer_that_fails_holds_nobody_up() {
+    let (script, cache) = (Script::start().await, Arc::new(Memory::new()));
+    script.next_sale(Reply::Reset);
+    let outcome = send(&script, &client_on(cache.clone())).await;
+    assert!(waits(&outcome, None), "{outcome:?}");
+    assert_eq!(cache.get(FRESH).await.unwrap(), None);
+    assert!(is_sent(&send(&script, &client_on(cache)).await));
 }
 
 #[tokio::test]

@@ -247,3 +247,22 @@ fn the_example_folder_loads_without_a_word() {
         assert!(loaded.bots.get("bot2").is_some());
     }
 }
+
+#[test]
+fn the_folder_that_compose_mounts_loads_without_a_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/compose");
+    let example = std::fs::read_to_string(root.join(".env.example")).expect("the secrets' example");
+    let secrets = example.lines().filter_map(|line| line.split_once('='));
+    // What compose.yaml gives its containers, and a key of the right size in place of the example's.
+    let given = [
+        ("AMQP_URL", "amqp://openclaw:change-me@rabbitmq:5672/%2f"),
+        ("REDIS_URL", "redis://:change-me@redis:6379/0"),
+        ("DATABASE_URL", "postgres://openclaw:change-me@postgres:5432/openclaw"),
+        ("OPENCLAW_KEY_2026A", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    ];
+    let environment = secrets.chain(given).collect();
+    let loaded = load(&root.join("config"), &environment).expect("the folder that compose mounts");
+    assert!(loaded.warnings.is_empty() && loaded.not_yet.is_empty(), "{loaded:?}");
+    assert!(matches!(loaded.config.backend, Backend::Distributed { .. }));
+    assert!(loaded.bots.get("bot1").is_some());
+}
