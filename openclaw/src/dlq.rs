@@ -251,6 +251,7 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// Who is at the keyboard, for the audit: user and host.
+#[expect(clippy::disallowed_methods, reason = "the login's variables, no configuration")]
 fn who() -> String {
     let user = ["SUDO_USER", "LOGNAME", "USER"]
         .into_iter()

@@ -92,11 +92,16 @@ impl Ward {
     /// Pushes texts that all meet `fault`, waits until each has, and makes the platform well again. With the embedded
     /// backend nothing runs afterwards: the data folder has one process at a time.
     async fn kill(&mut self, events: usize, fault: Fault) {
+        self.kill_after(0, events, fault).await;
+    }
+
+    /// The same behind `rules` faults that are already in force.
+    async fn kill_after(&mut self, rules: usize, events: usize, fault: Fault) {
         let id = self.world.sim.fault(Scope::default(), fault).unwrap();
         self.pusher.open_loop(500.0, self.world.workload(5).take(events)).await;
         let sim = self.world.sim.clone();
         eventually("every send has met its fault", PATIENCE, async || {
-            sim.faults()[0].fired == events as u64
+            sim.faults()[rules].fired == events as u64
         })
         .await;
         match self.kind {
@@ -462,4 +467,36 @@ async fn a_sealed_body_is_shown_in_the_clear_only_with_the_key_ring() {
     let (code, stdout, stderr) = dlq(&ward.world, &["show", "--body"]);
     assert_eq!((code, stdout.as_str()), (64, ""), "{stderr}");
     assert_eq!(objects(&ward.world, &["show"]).len(), 1, "everything else needs no key");
+}
+
+/// A refusal of the repeat says nothing about the first try, and after an hour the platform would show it twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_after_an_ambiguous_try_is_not_replayed_blindly() {
+    let retries = "message: { retry_policy: { backoff: 20ms, multiplier: 1 } }\n";
+    let mut ward = Ward::new(Kind::Embedded, 1, retries).await;
+    let once = Scope {
+        times: Some(1),
+        ..Scope::default()
+    };
+    ward.world.sim.fault(once, Fault::commit_then_error(500)).unwrap();
+    ward.kill_after(1, 1, Fault::code(400, 230_002, "not in the chat"))
+        .await;
+    let shown = object(&ward.world, &["show"]);
+    assert_eq!(
+        (&shown["class"], &shown["actions"][0]["state"]),
+        (&"permanent".into(), &"unknown".into())
+    );
+    assert!(
+        shown["error"].as_str().unwrap().contains("may have become visible"),
+        "{shown}"
+    );
+    assert_eq!(shown["attempts"], 2);
+    assert_eq!(figures(&object(&ward.world, &["replay"])), [1, 0, 1]);
+    assert_eq!(
+        figures(&object(&ward.world, &["replay", "--unknown", "drop"])),
+        [1, 1, 0]
+    );
+    ward.go_on().await;
+    ward.healed().await;
+    ward.world.judge(&ward.pusher, &Expectations::default());
 }

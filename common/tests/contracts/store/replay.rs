@@ -46,7 +46,7 @@ async fn run(world: &World, campaign: &Campaign, fate: impl Fn(&Row) -> Step) ->
     };
     let ending = tokio::select! {
         ending = campaign.run(&*world.store, &stop, |answer| replayed += answer.done.values().sum::<u64>()) => ending,
-        () = work => panic!("it ended by itself"),
+        () = work => panic!("the worker never ends"),
     };
     (ending.unwrap(), replayed)
 }
