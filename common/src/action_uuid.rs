@@ -1,8 +1,8 @@
 //! The `uuid` of an action: what lets Feishu drop the second copy of a send.
 //!
 //! Feishu keeps at most one success per uuid for an hour (50 characters at most). It is a pure function of what the action
-//! *is*, never of when or by whom it is tried, so that every worker that ever tries it says the same. Only an operator's
-//! "send it again" makes a new one, from the replay's number.
+//! *is*, never of when or by whom it is tried, so that every worker that ever tries it says the same. Only "send it again"
+//! makes a new one: an operator's from the replay's number, the policy `on_unknown: resend` from the old one.
 
 use data_encoding::BASE32_NOPAD;
 
@@ -18,6 +18,16 @@ pub fn action_uuid(key: &EventKey, index: u32, kind: &str, generation: u32) -> S
         name.push('|');
         name.push_str(&generation.to_string());
     }
+    uuid(&name)
+}
+
+/// The uuid under which an action is sent once more when nobody can tell whether `uuid` was. No action has it as its own.
+#[must_use]
+pub fn renewed(uuid: &str) -> String {
+    self::uuid(&format!("{uuid}|renewed"))
+}
+
+fn uuid(name: &str) -> String {
     // 25 bytes are exactly 40 characters.
     let mut text = BASE32_NOPAD.encode(&blake3::hash(name.as_bytes()).as_bytes()[..25]);
     text.make_ascii_lowercase();
@@ -57,6 +67,8 @@ mod tests {
             action_uuid(&key, 0, "reply", 1),
             action_uuid(&EventKey::new("cli_a2", "om_1"), 0, "reply", 0),
             action_uuid(&EventKey::new("cli_a1", "om_2"), 0, "reply", 0),
+            renewed(&action_uuid(&key, 0, "reply", 0)),
+            renewed(&action_uuid(&key, 0, "reply", 1)),
         ];
         let distinct: std::collections::HashSet<&String> = uuids.iter().collect();
         assert_eq!(distinct.len(), uuids.len());

@@ -27,7 +27,15 @@ pub struct Seams {
     /// What the servers behind the seams are called in health reports.
     pub names: Names,
     /// Keeps a second process off the data folder.
-    _lock: Option<Arc<DataDirLock>>,
+    lock: Option<Arc<DataDirLock>>,
+}
+
+impl Seams {
+    /// Whether no other process can work on the same data while these are open.
+    #[must_use]
+    pub fn are_exclusive(&self) -> bool {
+        self.lock.is_some()
+    }
 }
 
 /// What the servers behind the seams are called.
@@ -73,7 +81,7 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
                     store: "sqlite",
                     cache: "memory",
                 },
-                _lock: Some(Arc::new(lock)),
+                lock: Some(Arc::new(lock)),
             })
         }
         Backend::Distributed {
@@ -92,7 +100,7 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
                 store: "postgresql",
                 cache: "redis",
             },
-            _lock: None,
+            lock: None,
         }),
     }
 }

@@ -10,6 +10,7 @@
 //! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
+//! | [`replay`] | replaying dead letters with care |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
@@ -36,6 +37,7 @@ pub mod health;
 pub mod queue;
 pub mod queues;
 pub mod quota;
+pub mod replay;
 pub mod seal;
 pub mod secret;
 pub mod serve;

@@ -43,11 +43,13 @@ pub trait Store: Send + Sync + 'static {
     async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError>;
 
     /// Takes up every row of `bot` that is neither finished nor waiting, oldest position first, and counts the rows that
-    /// later events of their chat have to wait behind. For a worker that begins to serve the bot.
+    /// later events of their chat have to wait behind. For a worker that begins to serve the bot, and for one that cannot
+    /// be sure any more what it has taken up: rows in `held` stay as they are. At most [`UNFINISHED_PAGE`] at once: a full
+    /// page means that there may be more, which the next call finds when these are in `held`.
     ///
     /// # Errors
     /// When the database cannot answer.
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError>;
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError>;
 
     /// Takes up waiting rows of `bot` whose time has come, in order of position: at most `limit`, at most `per_chat` of
     /// one chat, none of the chats in `full`, and none behind an earlier holding row of its chat that is not due.
@@ -76,7 +78,19 @@ pub trait Store: Send + Sync + 'static {
     /// When nothing could be committed.
     async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError>;
 
-    /// Dead letters by filter, newest first, at most `limit`.
+    /// How events stand; those that the Store does not know are left out. Looking takes nothing up.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn standing(&self, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError>;
+
+    /// Everything about one event, for people. Looking takes nothing up.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError>;
+
+    /// Dead letters by filter, newest first unless the filter says otherwise, at most `limit`.
     ///
     /// # Errors
     /// When the database cannot answer.
@@ -88,8 +102,10 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn count_dead(&self, filter: &DeadFilter) -> Result<HashMap<String, u64>, StoreError>;
 
-    /// Turns dead events back into waiting ones, each due `spacing` after the one before it. Sent actions stay sent.
-    /// One that is no longer dead is left alone, so concurrent and repeated calls are harmless. Writes the audit.
+    /// Turns dead events back into waiting ones, each due `spacing` after the one before it; a spaced order also keeps that
+    /// distance from what other replays of these bots have left waiting, so that several together are no faster than one.
+    /// Sent actions stay sent. One that is no longer dead is left alone, so concurrent and repeated calls are harmless.
+    /// Writes the audit.
     ///
     /// # Errors
     /// When nothing could be committed.
@@ -126,6 +142,9 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot be changed.
     async fn migrate(&self) -> Result<(), StoreError>;
 }
+
+/// Rows that [`Store::unfinished`] takes up at once: a bot with any number of them must not outlast a statement's time.
+pub const UNFINISHED_PAGE: usize = 500;
 
 /// Why the Store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -322,6 +341,14 @@ pub enum Step {
         /// The action's index.
         index: u32,
     },
+    /// An action whose outcome nobody can tell is about to be sent as a new message: the platform must not suppress it, and
+    /// its hour begins anew. Counts as tried now.
+    Renew {
+        /// The action's index.
+        index: u32,
+        /// At most 50 characters, never used before.
+        uuid: String,
+    },
     /// Actions have ended, the event goes on.
     Progress(Vec<ActionOutcome>),
     /// → `done`. An event without a plan may finish too (an empty plan is never written).
@@ -421,8 +448,12 @@ pub struct DeadFilter {
     pub id: Option<i64>,
     /// Also those already replayed or dropped.
     pub closed: bool,
-    /// Only ids above this one: for paging and for resuming.
+    /// Only ids above this one: for paging oldest first.
     pub after: Option<i64>,
+    /// Only ids below this one: for paging newest first, and to leave out what dies meanwhile.
+    pub before: Option<i64>,
+    /// Oldest first.
+    pub oldest_first: bool,
 }
 
 /// One dead letter.
@@ -454,6 +485,57 @@ pub struct DeadLetter {
     pub replayed_ms: Option<i64>,
     /// When it was closed (replayed or dropped), Unix milliseconds.
     pub resolved_ms: Option<i64>,
+}
+
+/// How an event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub state: State,
+    /// Finished tries since it was last replayed.
+    pub attempt: u32,
+    /// How often it was replayed.
+    pub replay_generation: u32,
+    /// Until a waiting event is due, zero when it is; `None`: it does not wait.
+    pub due_in: Option<Duration>,
+}
+
+/// An event as a person looks at it.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The event, its body as stored.
+    pub envelope: Arc<Envelope>,
+    /// How it stands.
+    pub state: State,
+    /// Its plan as stored; the worker crate wrote it.
+    pub plan: Option<Bytes>,
+    /// Its actions by index; empty without a plan.
+    pub actions: Vec<ActionReport>,
+}
+
+/// An action as a person looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionReport {
+    /// Its place in the plan.
+    pub index: u32,
+    /// `create`, `reply`, …
+    pub kind: String,
+    /// Whom it goes to.
+    pub target: String,
+    /// The uuid its requests carry.
+    pub uuid: String,
+    /// How it stands.
+    pub state: ActionState,
+    /// Tries since the event was last replayed.
+    pub tries: u32,
+    /// Feishu's last code.
+    pub code: Option<i64>,
+    /// Feishu's id of the visible message.
+    pub message_id: Option<String>,
+    /// When this uuid was first tried, Unix milliseconds.
+    pub first_tried_ms: Option<i64>,
+    /// When Feishu took it, Unix milliseconds.
+    pub sent_ms: Option<i64>,
 }
 
 /// A replay order.

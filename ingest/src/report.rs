@@ -115,15 +115,4 @@ fn access(head: &Parts, client: Option<IpAddr>, took: Duration, outcome: &Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_one_line_a_second_that_says_how_much_it_left_out() {
-        let throttle = Throttle::default();
-        let lines: Vec<u64> = (0..2500)
-            .filter_map(|at| throttle.open(Duration::from_millis(at)))
-            .collect();
-        assert_eq!(lines, [0, 999, 999]);
-    }
-}
+mod tests;

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use openclaw_common::store::UnknownChoice;
+use openclaw_common::time;
 
 /// Answers the events of many Feishu/Lark bots: never loses one, answers each once, keeps every bot inside its quota.
 #[derive(Debug, Parser)]
@@ -36,6 +38,9 @@ pub(crate) enum Command {
     Check(Check),
     /// Bring the database's schema to this version
     Migrate(Folder),
+    /// Look at what was given up, send it again, or close it
+    #[command(subcommand)]
+    Dlq(Dlq),
     /// Make encryption keys
     #[command(subcommand)]
     Keys(Keys),
@@ -84,6 +89,105 @@ pub(crate) struct Demo {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Dlq {
+    /// List dead letters, newest first
+    List(DlqList),
+    /// Everything about dead letters, with their actions
+    Show(DlqShow),
+    /// Send again what was not sent: oldest first, slowly, and no further when most of it dies again
+    Replay(DlqReplay),
+    /// Close dead letters for good
+    Drop(DlqDrop),
+}
+
+/// Which dead letters; all open ones when nothing is said.
+#[derive(Args, Debug)]
+pub(crate) struct Selection {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Only this bot's
+    #[arg(long)]
+    pub(crate) bot: Option<String>,
+    /// Only this class: `permanent`, `exhausted`, `ambiguous`, `stale`, `poison`, `handler`, `delivery_limit`, …
+    #[arg(long)]
+    pub(crate) class: Option<String>,
+    /// Only this code of Feishu's
+    #[arg(long, value_name = "N")]
+    pub(crate) code: Option<i64>,
+    /// Only what died since: a time (`2026-11-23T08:00:00Z`) or so long ago (`2h`)
+    #[arg(long, value_name = "T", value_parser = since)]
+    pub(crate) since: Option<i64>,
+    /// Only this one
+    #[arg(long)]
+    pub(crate) id: Option<i64>,
+    /// For machines: JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DlqList {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Also those that were replayed or dropped
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DlqShow {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Also what was said and what was to be answered: somebody's messages, opened with the key ring
+    #[arg(long)]
+    pub(crate) body: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DlqReplay {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Only count, by class
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Letters a second, for each bot [default: a fifth of the bot's quota]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// What becomes of sends whose outcome nobody can tell [default: their letters are skipped]
+    #[arg(long, value_enum)]
+    pub(crate) unknown: Option<Unknown>,
+    /// Also what was replayed three times already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DlqDrop {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Only count, by class
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Unknown {
+    /// Send it again as a new message: it may be visible twice
+    Resend,
+    /// Take it as sent: it may be lost
+    Drop,
+}
+
+impl Unknown {
+    pub(crate) fn choice(self) -> UnknownChoice {
+        match self {
+            Self::Resend => UnknownChoice::Resend,
+            Self::Drop => UnknownChoice::Drop,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
     /// Print a new key for `encryption.keys`
     New,
@@ -106,4 +210,22 @@ pub(crate) struct Sim {
 
 fn duration(text: &str) -> Result<Duration, String> {
     openclaw_common::config::parse_duration(text)
+}
+
+/// Unix milliseconds.
+fn since(text: &str) -> Result<i64, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time.as_millisecond());
+    }
+    let ago = duration(text)
+        .map_err(|_| "give a time such as 2026-11-23T08:00:00Z, or a duration such as 90m or 2h".to_owned())?;
+    Ok(time::now_ms().saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// Letters a second. Slower than one in three years or faster than a million is a slip of the finger.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches("/s").parse::<f64>() {
+        Ok(rate) if (1e-8..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("give letters a second, such as 5 or 0.5".to_owned()),
+    }
 }

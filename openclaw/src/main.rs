@@ -6,6 +6,7 @@
 //! | [`node`] | what every role does before it starts: configuration, logs, sockets, backends |
 //! | [`roles`] | `run`, `ingest`, `worker` |
 //! | [`check`] | every mistake in the configuration, then each dependency |
+//! | [`dlq`] | dead letters: list, show, replay, drop |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
 //! | [`exit`], [`mod@print`], [`signals`] | how it ends, speaks and stops |
@@ -13,6 +14,7 @@
 mod check;
 mod cli;
 mod demo;
+mod dlq;
 mod exit;
 mod keys;
 mod migrate;
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Worker(arguments) => roles::worker(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Dlq(command) => dlq::run(command).await,
             Command::Keys(command) => keys::run(&command),
             Command::Sim(arguments) => simulator::run(arguments).await,
         }

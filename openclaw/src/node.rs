@@ -195,9 +195,14 @@ fn environment(arguments: &cli::Node) -> Environment {
 
 /// Unique a process: host and process id.
 pub(crate) fn instance() -> String {
+    format!("{}-{}", host(), std::process::id())
+}
+
+/// What this machine is called.
+pub(crate) fn host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match host.trim() {
-        "" => format!("openclaw-{}", std::process::id()),
-        host => format!("{host}-{}", std::process::id()),
+        "" => "openclaw".to_owned(),
+        host => host.to_owned(),
     }
 }

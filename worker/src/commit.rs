@@ -22,7 +22,27 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(crate) struct Commits {
     begin: mpsc::Sender<Submission<Arrival, Begun>>,
     apply: mpsc::Sender<Submission<Change, bool>>,
-    reachable: Arc<watch::Sender<bool>>,
+    reachable: Arc<watch::Sender<Words>>,
+}
+
+/// The last word of each source. One that can read says nothing about one that cannot write.
+#[derive(Clone, Copy, Debug, Default)]
+struct Words {
+    failed: [bool; 3],
+}
+
+impl Words {
+    fn good(&self) -> bool {
+        self.failed.iter().all(|failed| !failed)
+    }
+}
+
+/// Who heard from the database.
+#[derive(Clone, Copy)]
+enum Ear {
+    Begin,
+    Apply,
+    Poll,
 }
 
 /// A commit did not take place: the process is stopping, or the database refuses the row for good.
@@ -46,22 +66,26 @@ impl Commits {
     pub(crate) fn start(store: Arc<dyn Store>, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
         let (begin, begin_queue) = mpsc::channel(MAX_WAITING);
         let (apply, apply_queue) = mpsc::channel(MAX_WAITING);
-        let reachable = Arc::new(watch::Sender::new(true));
+        let reachable = Arc::new(watch::Sender::new(Words::default()));
         let begin_store = store.clone();
-        tracker.spawn(
-            stop.clone()
-                .run_until_cancelled_owned(batches(begin_queue, reachable.clone(), move |items| {
-                    let store = begin_store.clone();
-                    async move { store.begin(&items).await }
-                })),
-        );
-        tracker.spawn(
-            stop.clone()
-                .run_until_cancelled_owned(batches(apply_queue, reachable.clone(), move |items| {
-                    let store = store.clone();
-                    async move { store.apply(&items).await }
-                })),
-        );
+        tracker.spawn(stop.clone().run_until_cancelled_owned(batches(
+            begin_queue,
+            reachable.clone(),
+            Ear::Begin,
+            move |items| {
+                let store = begin_store.clone();
+                async move { store.begin(&items).await }
+            },
+        )));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(batches(
+            apply_queue,
+            reachable.clone(),
+            Ear::Apply,
+            move |items| {
+                let store = store.clone();
+                async move { store.apply(&items).await }
+            },
+        )));
         Self {
             begin,
             apply,
@@ -84,30 +108,34 @@ impl Commits {
     /// not happen.
     pub(crate) async fn reachable(&self) {
         // The sender lives as long as this handle, so the wait cannot fail.
-        drop(self.reachable.subscribe().wait_for(|up| *up).await);
+        drop(self.reachable.subscribe().wait_for(Words::good).await);
     }
 
     /// Takes note of what somebody else heard from the database.
     pub(crate) fn heard(&self, word: Result<(), StoreError>) {
-        note(&self.reachable, word.as_ref().err());
+        note(&self.reachable, Ear::Poll, word.as_ref().err());
     }
 
     /// Whether the last word from the database was a good one.
     pub(crate) fn is_reachable(&self) -> bool {
-        *self.reachable.borrow()
+        self.reachable.borrow().good()
     }
 }
 
-/// Remembers the last word from the database and says once when it changes.
-fn note(reachable: &watch::Sender<bool>, error: Option<&StoreError>) {
-    let up = error.is_none();
-    if reachable.send_replace(up) == up {
-        return;
-    }
-    match error {
-        Some(error) => tracing::error!(%error, "the database is away: nothing is sent until it is back"),
-        None => tracing::info!("the database is back"),
-    }
+/// Remembers a word from the database and says once when all is well, or no longer.
+fn note(reachable: &watch::Sender<Words>, ear: Ear, error: Option<&StoreError>) {
+    reachable.send_if_modified(|words| {
+        let before = words.good();
+        words.failed[ear as usize] = error.is_some();
+        match (before, words.good(), error) {
+            (true, false, Some(error)) => {
+                tracing::error!(%error, "the database is away: nothing is sent until it is back");
+            }
+            (false, true, _) => tracing::info!("the database is back"),
+            _ => {}
+        }
+        before != words.good()
+    });
 }
 
 async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> Result<Vec<R>, CommitError> {
@@ -122,8 +150,15 @@ async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> 
         .map_err(CommitError::Refused)
 }
 
-async fn batches<T, R, F, W>(mut queue: mpsc::Receiver<Submission<T, R>>, reachable: Arc<watch::Sender<bool>>, write: W)
-where
+/// Where a loop's words go.
+type Told<'a> = (&'a watch::Sender<Words>, Ear);
+
+async fn batches<T, R, F, W>(
+    mut queue: mpsc::Receiver<Submission<T, R>>,
+    reachable: Arc<watch::Sender<Words>>,
+    ear: Ear,
+    write: W,
+) where
     T: Clone,
     F: Future<Output = Result<Vec<R>, StoreError>>,
     W: Fn(Vec<T>) -> F,
@@ -136,12 +171,12 @@ where
             rows += next.items.len();
             batch.push(next);
         }
-        commit(batch, &reachable, &write).await;
+        commit(batch, (&reachable, ear), &write).await;
     }
 }
 
 /// Writes one batch. A batch that the database refuses is split, so that one bad row harms nobody else's.
-async fn commit<T, R, F, W>(batch: Vec<Submission<T, R>>, reachable: &watch::Sender<bool>, write: &W)
+async fn commit<T, R, F, W>(batch: Vec<Submission<T, R>>, told: Told<'_>, write: &W)
 where
     T: Clone,
     F: Future<Output = Result<Vec<R>, StoreError>>,
@@ -151,7 +186,7 @@ where
         .iter()
         .flat_map(|submission| submission.items.iter().cloned())
         .collect();
-    match until_reachable(items, reachable, write).await {
+    match until_reachable(items, told, write).await {
         Ok(answers) => {
             let mut answers = answers.into_iter();
             for submission in batch {
@@ -168,17 +203,13 @@ where
         }
         Err(_) => {
             for submission in batch {
-                Box::pin(commit(vec![submission], reachable, write)).await;
+                Box::pin(commit(vec![submission], told, write)).await;
             }
         }
     }
 }
 
-async fn until_reachable<T, R, F, W>(
-    items: Vec<T>,
-    reachable: &watch::Sender<bool>,
-    write: &W,
-) -> Result<Vec<R>, StoreError>
+async fn until_reachable<T, R, F, W>(items: Vec<T>, told: Told<'_>, write: &W) -> Result<Vec<R>, StoreError>
 where
     T: Clone,
     F: Future<Output = Result<Vec<R>, StoreError>>,
@@ -187,11 +218,11 @@ where
     loop {
         match write(items.clone()).await {
             Err(error @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => {
-                note(reachable, Some(&error));
+                note(told.0, told.1, Some(&error));
                 tokio::time::sleep(RETRY).await;
             }
             other => {
-                note(reachable, None);
+                note(told.0, told.1, None);
                 return other;
             }
         }

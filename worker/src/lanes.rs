@@ -11,6 +11,8 @@ use openclaw_common::store::Intent;
 
 /// Events of one chat in memory (`design.md` §3.6). More would only make one chat's backlog everybody's memory.
 pub(crate) const LANE_CAP: usize = 8;
+/// Events of one chat in memory while the bot's memory is short.
+const TIGHT_CAP: usize = 2;
 /// A lane at or below this, with rows behind it, wants them.
 const LOW_WATER: usize = 2;
 /// Rows taken from behind for one lane at once: with the low water they stay inside the cap.
@@ -55,12 +57,14 @@ impl<T> Default for Lanes<T> {
 
 impl<T> Lanes<T> {
     /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::cancel`].
-    pub(crate) fn reserve(&mut self, chat: &Arc<str>) -> Intent {
+    /// `tight`: memory is short, so the chat gets less of it.
+    pub(crate) fn reserve(&mut self, chat: &Arc<str>, tight: bool) -> Intent {
+        let cap = if tight { TIGHT_CAP } else { LANE_CAP };
         let lane = self.lanes.entry(chat.clone()).or_default();
         let intent = match lane.len() {
             _ if lane.behind > 0 => Intent::Park,
             0 => Intent::Start,
-            len if len < LANE_CAP => Intent::Hold,
+            len if len < cap => Intent::Hold,
             _ => Intent::Park,
         };
         match intent {
@@ -69,6 +73,11 @@ impl<T> Lanes<T> {
             Intent::Start | Intent::Hold => lane.reserved += 1,
         }
         intent
+    }
+
+    /// Keeps a place in memory whatever stands behind the lane: for an event that was in it already.
+    pub(crate) fn place(&mut self, chat: &Arc<str>) {
+        self.lanes.entry(chat.clone()).or_default().reserved += 1;
     }
 
     /// Takes a reservation back: the event needs no place.
@@ -102,6 +111,15 @@ impl<T> Lanes<T> {
         Some(event)
     }
 
+    /// Chats whose next event could start.
+    pub(crate) fn ready(&self) -> Vec<Arc<str>> {
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| !lane.running && !lane.queue.is_empty())
+            .map(|(chat, _)| chat.clone())
+            .collect()
+    }
+
     /// The running event of the chat has ended.
     pub(crate) fn ended(&mut self, chat: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(chat) {
@@ -113,6 +131,22 @@ impl<T> Lanes<T> {
     /// `rows` more wait in the Store behind the chat's lane.
     pub(crate) fn behind(&mut self, chat: &Arc<str>, rows: u64) {
         self.lanes.entry(chat.clone()).or_default().behind += rows;
+    }
+
+    /// Sets how many rows wait behind each chat's lane; none behind the others.
+    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, u64>) {
+        for (chat, lane) in &mut self.lanes {
+            lane.behind = behind.get(chat).copied().unwrap_or(0);
+        }
+        for (chat, rows) in behind {
+            self.lanes.entry(chat.clone()).or_default().behind = *rows;
+        }
+        self.lanes.retain(|_, lane| lane.len() > 0 || lane.behind > 0);
+    }
+
+    /// Whether a lane is empty although rows are behind it: they are not due, or the count is wrong.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.lanes.values().any(|lane| lane.behind > 0 && lane.len() == 0)
     }
 
     /// One row has come back from behind.
@@ -193,22 +227,30 @@ mod tests {
     #[test]
     fn the_ninth_event_of_a_chat_waits_in_the_store_and_so_do_its_followers() {
         let (mut lanes, a) = (Lanes::<()>::default(), chat("a"));
-        assert_eq!(lanes.reserve(&a), Intent::Start);
+        assert_eq!(lanes.reserve(&a, false), Intent::Start);
         for _ in 1..LANE_CAP {
-            assert_eq!(lanes.reserve(&a), Intent::Hold);
+            assert_eq!(lanes.reserve(&a, false), Intent::Hold);
         }
-        assert_eq!(lanes.reserve(&a), Intent::Park);
+        assert_eq!(lanes.reserve(&a, false), Intent::Park);
         lanes.cancel(&a, Intent::Hold);
         assert_eq!(
-            lanes.reserve(&a),
+            lanes.reserve(&a, false),
             Intent::Park,
             "there is room again, but one is behind"
         );
         assert_eq!(
-            lanes.reserve(&chat("b")),
+            lanes.reserve(&chat("b"), false),
             Intent::Start,
             "other chats are not concerned"
         );
+    }
+
+    #[test]
+    fn when_memory_is_short_a_chat_gets_two_places() {
+        let (mut lanes, a) = (Lanes::<()>::default(), chat("a"));
+        assert_eq!(lanes.reserve(&a, true), Intent::Start);
+        assert_eq!(lanes.reserve(&a, true), Intent::Hold);
+        assert_eq!(lanes.reserve(&a, true), Intent::Park);
     }
 
     #[test]
@@ -219,7 +261,7 @@ mod tests {
         lanes.came_back(&a);
         lanes.enter(&a, 1, ());
         assert!(!lanes.wants_refill(&a));
-        assert_eq!(lanes.reserve(&a), Intent::Hold);
+        assert_eq!(lanes.reserve(&a, false), Intent::Hold);
     }
 
     #[test]

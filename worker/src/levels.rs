@@ -6,6 +6,9 @@ use openclaw_common::config::Rate;
 
 use crate::action::Action;
 
+/// A bot without a limit: more than any platform carries.
+const UNLIMITED: Rate = Rate::per_second(1_000_000);
+
 /// Every limit that `action` of `bot` counts against; the widest first, as the quota wants them. `chat` is where a reply becomes visible.
 pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
     let quota = &bot.quota;
@@ -28,20 +31,29 @@ pub(crate) fn levels(bot: &Bot, action: &Action, chat: &str) -> Vec<Level> {
             Some(*rate),
         );
     }
-    add(bot_key(bot), quota.bot);
-    match action {
-        Action::Create { to, .. } if to.starts_with("oc_") => add(chat_key(to), quota.chat),
-        Action::Create { to, .. } => add(format!("u:{to}"), quota.user),
-        Action::Reply { .. } => add(chat_key(chat), quota.chat),
-        Action::PatchCard { message_id, .. } => add(format!("p:{message_id}"), quota.card),
-        Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => {}
-    }
+    // Also without a limit of its own: the platform's pauses go by it.
+    add(bot_key(bot), Some(quota.bot.unwrap_or(UNLIMITED)));
+    let receiver = match action {
+        Action::Create { to, .. } if to.starts_with("oc_") => quota.chat,
+        Action::Create { .. } => quota.user,
+        Action::Reply { .. } => quota.chat,
+        Action::PatchCard { .. } => quota.card,
+        Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => None,
+    };
+    add(receiver_key(action, chat), receiver);
     levels
 }
 
-/// The level that a per-chat limit of the platform (230020) pauses.
-pub(crate) fn chat_key(chat: &str) -> String {
-    format!("c:{chat}")
+/// The level of whom or what `action` reaches; a limit of the chat (230020) pauses it.
+pub(crate) fn receiver_key(action: &Action, chat: &str) -> String {
+    match action {
+        Action::Create { to, .. } if to.starts_with("oc_") => format!("c:{to}"),
+        Action::Create { to, .. } => format!("u:{to}"),
+        Action::PatchCard { message_id, .. } => format!("p:{message_id}"),
+        Action::Reply { .. } | Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => {
+            format!("c:{chat}")
+        }
+    }
 }
 
 /// The level that a limit of the whole app pauses.

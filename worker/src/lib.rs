@@ -3,7 +3,8 @@
 //! | module | job |
 //! |---|---|
 //! | [`placement`] | which bots this worker consumes |
-//! | [`runner`] | one bot: deliveries into lanes, lanes into tasks |
+//! | [`runner`] | one bot: attached again and again |
+//! | [`attachment`] | one attachment: deliveries into lanes, lanes into tasks |
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
 //! | [`sending`] | one action: a slot, a request, a verdict |
@@ -18,6 +19,7 @@
 
 pub mod action;
 mod archive;
+mod attachment;
 mod commit;
 mod engine;
 pub mod event;

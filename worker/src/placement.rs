@@ -25,6 +25,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const MEMBER_TTL: Duration = Duration::from_secs(10);
 /// How long a standby waits for the primary to attach first.
 const STANDBY_PATIENCE: Duration = Duration::from_secs(5);
+/// Attached for so long without a delivery, and nobody else known to serve the bot: whoever else attached has been heard of.
+const SETTLED: Duration = Duration::from_secs(3);
 /// A bot moves back to its primary at most so often.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(60);
 
@@ -66,9 +68,12 @@ impl Roster {
 
 /// What a worker announces to the others.
 #[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
 struct Note {
     consumes: BTreeSet<String>,
     serves: BTreeSet<String>,
+    /// Served, because the broker has delivered.
+    proved: BTreeSet<String>,
 }
 
 /// Places bots until the worker drains. Returns what must outlive the consuming connection.
@@ -78,6 +83,8 @@ pub(crate) struct Placement {
     roster: Roster,
     id: String,
     members: Vec<(String, Note)>,
+    /// Whether the last beat was answered.
+    heard: bool,
     runners: JoinSet<(BotId, Option<Deliveries>)>,
     standby_since: HashMap<BotId, Instant>,
     given_back: HashMap<BotId, Instant>,
@@ -91,6 +98,7 @@ impl Placement {
             roster,
             id,
             members: Vec::new(),
+            heard: false,
             runners: JoinSet::new(),
             standby_since: HashMap::new(),
             given_back: HashMap::new(),
@@ -146,6 +154,7 @@ impl Placement {
             Note {
                 consumes: named(Status::consumes),
                 serves: named(Status::serves),
+                proved: named(Status::proved),
             }
         });
         let note = serde_json::to_string(&note).unwrap_or_default();
@@ -155,12 +164,16 @@ impl Placement {
         };
         match self.cache.beat(&me, MEMBER_TTL).await {
             Ok(members) => {
+                self.heard = true;
                 self.members = members
                     .into_iter()
                     .map(|member| (member.id, serde_json::from_str(&member.note).unwrap_or_default()))
                     .collect();
             }
-            Err(error) => tracing::debug!(%error, "the members stay as last seen"),
+            Err(error) => {
+                self.heard = false;
+                tracing::debug!(%error, "the members stay as last seen");
+            }
         }
         if self.members.iter().all(|(id, _)| *id != self.id) {
             self.members.push((self.id.clone(), Note::default()));
@@ -184,13 +197,12 @@ impl Placement {
     fn place_bot(&mut self, bot: &BotId) {
         let ranked = ranked(&self.members, bot);
         let rank = ranked.iter().position(|(id, _)| *id == self.id);
-        let consumed_above = ranked
-            .iter()
-            .take_while(|(id, _)| *id != self.id)
-            .any(|(_, note)| note.consumes.contains(bot.as_str()));
-        let served_elsewhere = ranked
-            .iter()
-            .any(|(id, note)| *id != self.id && note.serves.contains(bot.as_str()));
+        let above = || ranked.iter().take_while(|(id, _)| *id != self.id);
+        let others = || ranked.iter().filter(|(id, _)| *id != self.id);
+        let consumed_above = above().any(|(_, note)| note.consumes.contains(bot.as_str()));
+        let served_above = above().any(|(_, note)| note.serves.contains(bot.as_str()));
+        let served_elsewhere = others().any(|(_, note)| note.serves.contains(bot.as_str()));
+        let proved_elsewhere = others().any(|(_, note)| note.proved.contains(bot.as_str()));
         let place = self.roster.with(|places| {
             places
                 .get(bot)
@@ -205,10 +217,13 @@ impl Placement {
                 }
             }
             (Some((status, revoked)), rank) if status.consumes() => {
-                if !status.serves() {
+                if status.serves() && !status.proved() && (proved_elsewhere || served_above) {
+                    // The broker has chosen another, or is going to: two must not look after one bot's rows.
+                    revoked.cancel();
+                } else if !status.serves() {
                     if rank.is_none_or(|rank| rank > 1) {
                         revoked.cancel();
-                    } else if !served_elsewhere && !consumed_above {
+                    } else if self.heard && !served_elsewhere && !consumed_above && status.attached_for() > SETTLED {
                         self.roster.tell(bot, Command::Serve);
                     }
                 } else if rank != Some(0) && consumed_above && self.may_give_back(bot) {

@@ -40,14 +40,14 @@ pub(crate) struct Work {
 /// How it ended here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its row is terminal, or somebody else's by now.
+    /// Its row is terminal.
     Settled,
     /// Its row waits in the Store.
     Waiting {
         /// Later events of the chat wait behind it.
         hold: bool,
     },
-    /// The row has another owner and the delivery is still ours: look at the row again.
+    /// The row has had another owner: look at it again.
     Lost,
     /// Stopped on the way; the next owner goes on.
     Stopped,
@@ -91,8 +91,7 @@ impl Run {
         let end = match self.course(&work.row, work.started).await {
             Ok(end) => end,
             Err(Interrupt::Stopped) => End::Stopped,
-            Err(Interrupt::Lost) if work.receipt.is_some() => End::Lost,
-            Err(Interrupt::Lost) => End::Settled,
+            Err(Interrupt::Lost) => End::Lost,
         };
         if matches!(end, End::Settled | End::Waiting { .. })
             && let Some(receipt) = work.receipt.take()
@@ -118,8 +117,7 @@ impl Run {
                 }
                 End::Waiting { hold: true }
             }
-            Err(Interrupt::Lost) if work.receipt.is_some() => End::Lost,
-            Err(Interrupt::Lost) => End::Settled,
+            Err(Interrupt::Lost) => End::Lost,
             Err(Interrupt::Stopped) => End::Stopped,
         }
     }
@@ -188,7 +186,11 @@ impl Run {
         } else {
             None
         };
-        let running = self.permit(&self.handlers).await?;
+        let running = match started {
+            // Its start is counted already: it must come to an end, or the count would speak of a crash.
+            true => self.handlers.acquire().await.map_err(|_| Interrupt::Stopped)?,
+            false => self.permit(&self.handlers).await?,
+        };
         let event = match self.event(row) {
             Ok(event) => event,
             Err(error) => {
@@ -219,13 +221,8 @@ impl Run {
     async fn handle(&self, event: Event) -> Flow<Result<Plan, HandlerError>> {
         let handler = self.handler.clone();
         let mut task = self.engine.tracker.spawn(async move { handler.plan(&event).await });
-        let ended = tokio::select! {
-            ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task) => ended,
-            () = self.stop.cancelled() => {
-                task.abort();
-                return Err(Interrupt::Stopped);
-            }
-        };
+        // Not ended by a stop: a start without an end would count as a crash.
+        let ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task).await;
         Ok(match ended {
             Ok(Ok(answer)) => answer,
             Ok(Err(panic)) => Err(HandlerError::Retry(format!("the handler panicked: {panic}"))),
@@ -249,8 +246,15 @@ impl Run {
         };
         tracing::warn!(event = %row.envelope.key, attempt, error, "the handler failed; it is tried again later");
         let due_in = backoff::delay(&self.bot.message.retry, attempt);
-        self.wait(row, Vec::new(), due_in, attempt, Some(("handler", None, error)))
-            .await
+        self.wait(
+            row,
+            Vec::new(),
+            due_in,
+            attempt,
+            self.strict(),
+            Some(("handler", None, error)),
+        )
+        .await
     }
 
     /// Commits a plan; answers the event's end when that cannot be.
@@ -296,8 +300,7 @@ impl Run {
                     .and_then(|stored| stored.first_tried_ms_ago)
                     .map(|ago| Duration::from_millis(u64::try_from(ago).unwrap_or(0))),
                 counted: first_send && index == 0,
-                refused: stored.is_some_and(|stored| stored.refused_before),
-                tries: 0,
+                clean: stored.is_none_or(|stored| stored.refused_before || stored.first_tried_ms_ago.is_none()),
                 since: Instant::now(),
             };
             match attempt.send().await? {
@@ -332,15 +335,20 @@ impl Run {
         Ok(End::Settled)
     }
 
+    /// Whether later events of the chat wait behind one that failed.
+    pub(crate) fn strict(&self) -> bool {
+        self.bot.message.order == Order::Strict
+    }
+
     pub(crate) async fn wait(
         &self,
         row: &Row,
         actions: Vec<ActionOutcome>,
         due_in: Duration,
         attempt: u32,
+        hold: bool,
         failure: Option<(&'static str, Option<i64>, String)>,
     ) -> Flow<End> {
-        let hold = self.bot.message.order == Order::Strict;
         self.commit(
             row,
             Step::Wait(Wait {

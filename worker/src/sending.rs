@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use openclaw_common::cache::Level;
+use openclaw_common::config::OnUnknown;
 use openclaw_common::quota::{Permit, Refused};
 use openclaw_common::store::{ActionOutcome, ActionState, Row, Step};
-use openclaw_common::telemetry;
+use openclaw_common::{action_uuid, backoff, telemetry};
 
 use crate::action::Action;
 use crate::feishu::{Outcome, Scope};
@@ -36,9 +37,9 @@ pub(crate) struct ActionRun<'a> {
     pub(crate) first_tried: Option<Duration>,
     /// Whether the plan's commit has counted this try.
     pub(crate) counted: bool,
-    /// Whether the last answer was a definite refusal: no copy exists.
-    pub(crate) refused: bool,
-    pub(crate) tries: u32,
+    /// Whether every try under this uuid was definitely refused, so that no copy can exist. One ambiguous try ends that for
+    /// good: the platform may refuse a repeat (a limit, a lost membership) of what it has long shown.
+    pub(crate) clean: bool,
     pub(crate) since: Instant,
 }
 
@@ -52,26 +53,34 @@ impl ActionRun<'_> {
         };
         let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
-        if self.first_tried.is_some_and(|ago| ago > UUID_LIFE) && !self.refused {
-            let error = "its outcome is unknown and the uuid's hour is over".to_owned();
-            return self.unknown(None, error).await;
-        }
         loop {
+            if self.outlived() {
+                let error = "its outcome is unknown and the uuid's hour is over".to_owned();
+                if let Some(end) = self.unknown(None, error).await? {
+                    return Ok(end);
+                }
+                (tries, waited) = (Tries::default(), Duration::ZERO);
+            }
             if !std::mem::take(&mut self.counted) {
                 self.run.commit(self.row, Step::Try { index: self.index }).await?;
             }
             // A token first: buying one can take longer than a slot is good for.
             let outcome = match engine.feishu.prepare(&self.run.bot).await {
                 Ok(()) => {
-                    let permit = match self.slot(&levels).await? {
-                        Slot::Permit(permit) => permit,
-                        Slot::Park(wait) => {
+                    let permit = match self.slot(&levels).await {
+                        Ok(Slot::Permit(permit)) => permit,
+                        Ok(Slot::Park(wait)) => {
                             let actions = vec![self.outcome(ActionState::Planned, None, None)];
-                            let parked = self.run.wait(self.row, actions, wait, tries.attempts, None);
+                            // Waiting for quota is no failure: nothing of the chat passes meanwhile.
+                            let parked = self.run.wait(self.row, actions, wait, tries.attempts, true, None);
                             return parked.await.map(Sent::End);
                         }
+                        Err(interrupt) => return self.untried(interrupt).await,
                     };
-                    self.tries += 1;
+                    // The waits may have outlasted the uuid.
+                    if self.outlived() {
+                        continue;
+                    }
                     let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
@@ -83,23 +92,23 @@ impl ActionRun<'_> {
                 _ => tries.attempts += 1,
             }
             tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
-            let verdict = verdict::judge(&outcome, tries, policy);
-            self.refused = !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
-            match verdict {
+            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            tries.clean = self.clean;
+            match verdict::judge(&outcome, tries, policy) {
                 Verdict::Sent { message_id } => {
                     return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
                 }
-                Verdict::TakenAsSent => return Ok(Sent::Done(self.outcome(ActionState::Sent, outcome.code(), None))),
                 Verdict::Pause(pause) => {
                     self.pause_level(&outcome, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
-                        return self
+                        let parked = self
                             .run
-                            .wait(self.row, actions, pause, tries.attempts, failure(&outcome))
-                            .await
-                            .map(Sent::End);
+                            .wait(self.row, actions, pause, tries.attempts, true, failure(&outcome));
+                        return parked.await.map(Sent::End);
                     }
+                    // The paused level may be one that is switched off here: then only this wait obeys the platform.
+                    self.run.pause(pause).await?;
                 }
                 Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
                     waited += wait;
@@ -109,34 +118,75 @@ impl ActionRun<'_> {
                     let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
                     return self
                         .run
-                        .wait(self.row, actions, wait, tries.attempts, failure(&outcome))
+                        .wait(
+                            self.row,
+                            actions,
+                            wait,
+                            tries.attempts,
+                            self.run.strict(),
+                            failure(&outcome),
+                        )
                         .await
                         .map(Sent::End);
                 }
-                Verdict::Dead { unknown: true, .. } => {
-                    return self.unknown(outcome.code(), outcome.message().to_owned()).await;
+                Verdict::Unknown => {
+                    if let Some(end) = self.unknown(outcome.code(), outcome.message().to_owned()).await? {
+                        return Ok(end);
+                    }
+                    (tries, waited) = (Tries::default(), Duration::ZERO);
+                    let pause = backoff::delay(&policy.retry, 1).min(LANE_PATIENCE);
+                    self.run.pause(pause).await?;
                 }
-                Verdict::Dead { class, unknown: false } => {
-                    let actions = vec![self.outcome(ActionState::Refused, outcome.code(), None)];
-                    let (code, error) = (outcome.code(), outcome.message().to_owned());
-                    return self.run.die(self.row, actions, class, code, error).await.map(Sent::End);
+                Verdict::Dead(class) => {
+                    let (state, error) = if self.clean {
+                        (ActionState::Refused, outcome.message().to_owned())
+                    } else {
+                        let error = format!("{}; an earlier try may have become visible", outcome.message());
+                        (ActionState::Unknown, error)
+                    };
+                    let actions = vec![self.outcome(state, outcome.code(), None)];
+                    let died = self.run.die(self.row, actions, class, outcome.code(), error);
+                    return died.await.map(Sent::End);
                 }
             }
         }
     }
 
-    /// Nobody can tell whether a message is visible: the bot's policy decides.
-    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Sent> {
-        match verdict::unknown(self.run.bot.message.on_unknown) {
-            Verdict::TakenAsSent => Ok(Sent::Done(self.outcome(ActionState::Sent, code, None))),
-            _ => {
+    /// Nobody can tell whether a message is visible: the bot's policy decides. `None`: it goes on under a new uuid.
+    async fn unknown(&mut self, code: Option<i64>, error: String) -> Flow<Option<Sent>> {
+        match self.run.bot.message.on_unknown {
+            OnUnknown::Drop => Ok(Some(Sent::Done(self.outcome(ActionState::Sent, code, None)))),
+            OnUnknown::Resend if !self.is_renewed() => self.renew(&error).await.map(|()| None),
+            OnUnknown::Park | OnUnknown::Resend => {
                 let actions = vec![self.outcome(ActionState::Unknown, code, None)];
-                self.run
-                    .die(self.row, actions, "ambiguous", code, error)
-                    .await
-                    .map(Sent::End)
+                let died = self.run.die(self.row, actions, "ambiguous", code, error);
+                died.await.map(|end| Some(Sent::End(end)))
             }
         }
+    }
+
+    /// Whether `on_unknown: resend` has already sent it once more: its uuid is neither the plan's nor any replay's.
+    fn is_renewed(&self) -> bool {
+        let (key, kind) = (&self.row.envelope.key, self.action.kind());
+        (0..=self.row.replay_generation)
+            .all(|generation| action_uuid::action_uuid(key, self.index, kind, generation) != self.uuid)
+    }
+
+    /// Gives it a new uuid and all its tries back. The new uuid is committed before it is used.
+    async fn renew(&mut self, error: &str) -> Flow<()> {
+        let uuid = action_uuid::renewed(&self.uuid);
+        let step = Step::Renew {
+            index: self.index,
+            uuid: uuid.clone(),
+        };
+        self.run.commit(self.row, step).await?;
+        tracing::warn!(event = %self.row.envelope.key, bot = %self.run.bot.id, error, "nobody can tell whether it was sent: sent once more");
+        self.uuid = uuid;
+        self.first_tried = None;
+        self.since = Instant::now();
+        self.counted = true;
+        self.clean = true;
+        Ok(())
     }
 
     /// Waits for a slot at every level, and for everything else without which nothing may be sent.
@@ -164,13 +214,27 @@ impl ActionRun<'_> {
         }
     }
 
+    /// Whether a repeat could double a message: the uuid's hour is over and a copy may exist.
+    fn outlived(&self) -> bool {
+        !self.clean && self.first_tried.unwrap_or_default() + self.since.elapsed() > UUID_LIFE
+    }
+
+    /// Stopped before the request was begun: where no copy can exist, says so, so that nobody has to doubt it later.
+    async fn untried(&self, interrupt: Interrupt) -> Flow<Sent> {
+        if self.clean && matches!(interrupt, Interrupt::Stopped) {
+            let planned = vec![self.outcome(ActionState::Planned, None, None)];
+            self.run.commit(self.row, Step::Progress(planned)).await?;
+        }
+        Err(interrupt)
+    }
+
     async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
         let Outcome::Limited { scope, .. } = outcome else {
             return;
         };
         let key = match scope {
             Scope::App => levels::bot_key(&self.run.bot),
-            Scope::Chat => levels::chat_key(&self.row.envelope.chat),
+            Scope::Chat => levels::receiver_key(self.action, &self.row.envelope.chat),
         };
         tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
         self.run.engine.quota.pause(&key, pause).await;
@@ -182,8 +246,9 @@ impl ActionRun<'_> {
             state,
             message_id,
             code,
-            refused: self.refused,
-            tries: self.tries,
+            refused: self.clean,
+            // Every try was counted before it began.
+            tries: 0,
         }
     }
 }

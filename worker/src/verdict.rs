@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use openclaw_common::backoff;
-use openclaw_common::config::{Message, OnUnknown};
+use openclaw_common::config::Message;
 
 use crate::feishu::Outcome;
 
@@ -26,15 +26,10 @@ pub(crate) enum Verdict {
     Pause(Duration),
     /// A failure that may pass.
     Retry(Duration),
-    /// Given up.
-    Dead {
-        /// The dead letter's class.
-        class: &'static str,
-        /// Whether nobody can tell if a message is visible.
-        unknown: bool,
-    },
-    /// Nobody can tell, and the bot's policy takes it as sent.
-    TakenAsSent,
+    /// Given up, with the dead letter's class.
+    Dead(&'static str),
+    /// Nobody can tell whether a message is visible, and no more tries under its uuid can find out.
+    Unknown,
 }
 
 /// What has been tried so far, the answer at hand included.
@@ -46,6 +41,8 @@ pub(crate) struct Tries {
     pub(crate) limits: u32,
     /// How long ago the action was first tried.
     pub(crate) since: Duration,
+    /// Whether no copy can exist: no try was ambiguous.
+    pub(crate) clean: bool,
 }
 
 /// Judges an answer.
@@ -54,37 +51,30 @@ pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdic
         Outcome::Sent { message_id } => Verdict::Sent {
             message_id: message_id.clone(),
         },
-        Outcome::Limited { pause, .. } => Verdict::Pause(pause.unwrap_or_else(|| limited_backoff(tries.limits))),
-        Outcome::Permanent { .. } => Verdict::Dead {
-            class: "permanent",
-            unknown: false,
-        },
-        Outcome::Transient { ambiguous, .. } => {
+        Outcome::Limited { pause, .. } => {
+            let pause = pause.unwrap_or_else(|| limited_backoff(tries.limits));
+            if outlives_uuid(tries, pause) {
+                Verdict::Unknown
+            } else {
+                Verdict::Pause(pause)
+            }
+        }
+        Outcome::Permanent { .. } => Verdict::Dead("permanent"),
+        Outcome::Transient { .. } => {
             let wait = backoff::delay(&policy.retry, tries.attempts);
-            let last = tries.attempts >= policy.retry.max_attempts;
-            if *ambiguous && (last || tries.since + wait > UUID_LIFE) {
-                return unknown(policy.on_unknown);
+            match tries.attempts >= policy.retry.max_attempts {
+                true if tries.clean => Verdict::Dead("exhausted"),
+                true => Verdict::Unknown,
+                false if outlives_uuid(tries, wait) => Verdict::Unknown,
+                false => Verdict::Retry(wait),
             }
-            if last {
-                return Verdict::Dead {
-                    class: "exhausted",
-                    unknown: false,
-                };
-            }
-            Verdict::Retry(wait)
         }
     }
 }
 
-/// The bot's policy for an outcome that nobody can tell.
-pub(crate) fn unknown(policy: OnUnknown) -> Verdict {
-    match policy {
-        OnUnknown::Drop => Verdict::TakenAsSent,
-        OnUnknown::Park | OnUnknown::Resend => Verdict::Dead {
-            class: "ambiguous",
-            unknown: true,
-        },
-    }
+/// Whether a copy may exist that the platform will have forgotten after `wait`, so that a repeat would show twice.
+fn outlives_uuid(tries: Tries, wait: Duration) -> bool {
+    !tries.clean && tries.since + wait > UUID_LIFE
 }
 
 /// A limit without a reset time: 1 s, doubling to 30 s (`feishu-protocol.md` §7.4).
@@ -105,64 +95,61 @@ mod tests {
         }
     }
 
-    fn tries(attempts: u32, since: Duration) -> Tries {
+    fn tries(attempts: u32, since: Duration, clean: bool) -> Tries {
         Tries {
             attempts,
             limits: attempts,
             since,
+            clean,
+        }
+    }
+
+    fn limited() -> Outcome {
+        Outcome::Limited {
+            scope: Scope::App,
+            pause: Some(Duration::from_secs(3)),
+            code: 99_991_400,
         }
     }
 
     #[test]
-    fn a_limit_is_never_the_end_however_often_it_comes() {
-        let outcome = Outcome::Limited {
-            scope: Scope::App,
-            pause: Some(Duration::from_secs(3)),
-            code: 99_991_400,
-        };
+    fn a_limit_is_never_the_end_of_what_no_copy_can_exist_of() {
         assert_eq!(
-            judge(&outcome, tries(1000, Duration::ZERO), &Message::default()),
+            judge(&limited(), tries(1000, 2 * UUID_LIFE, true), &Message::default()),
             Verdict::Pause(Duration::from_secs(3))
         );
     }
 
     #[test]
-    fn an_ambiguous_send_is_not_repeated_beyond_the_life_of_its_uuid() {
+    fn what_may_be_visible_is_not_repeated_beyond_the_life_of_its_uuid() {
         let policy = Message::default();
+        for outcome in [transient(true), transient(false), limited()] {
+            let judge = |since, clean| judge(&outcome, tries(1, since, clean), &policy);
+            assert!(matches!(
+                judge(Duration::ZERO, false),
+                Verdict::Retry(_) | Verdict::Pause(_)
+            ));
+            assert_eq!(judge(UUID_LIFE, false), Verdict::Unknown, "{outcome:?}");
+        }
         assert!(matches!(
-            judge(&transient(true), tries(1, Duration::ZERO), &policy),
-            Verdict::Retry(_)
-        ));
-        assert_eq!(
-            judge(&transient(true), tries(1, UUID_LIFE), &policy),
-            Verdict::Dead {
-                class: "ambiguous",
-                unknown: true
-            }
-        );
-        assert!(matches!(
-            judge(&transient(false), tries(1, UUID_LIFE), &policy),
+            judge(&transient(false), tries(1, UUID_LIFE, true), &policy),
             Verdict::Retry(_)
         ));
     }
 
     #[test]
-    fn the_last_attempt_ends_in_a_dead_letter_that_says_whether_a_copy_may_exist() {
+    fn the_last_attempt_is_unknown_when_any_try_was_ambiguous() {
         let policy = Message::default();
         let last = policy.retry.max_attempts;
         assert_eq!(
-            judge(&transient(false), tries(last, Duration::ZERO), &policy),
-            Verdict::Dead {
-                class: "exhausted",
-                unknown: false
-            }
+            judge(&transient(false), tries(last, Duration::ZERO, true), &policy),
+            Verdict::Dead("exhausted")
         );
-        assert_eq!(
-            judge(&transient(true), tries(last, Duration::ZERO), &policy),
-            Verdict::Dead {
-                class: "ambiguous",
-                unknown: true
-            }
-        );
+        for ambiguous in [true, false] {
+            assert_eq!(
+                judge(&transient(ambiguous), tries(last, Duration::ZERO, false), &policy),
+                Verdict::Unknown
+            );
+        }
     }
 }

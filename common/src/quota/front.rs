@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{GUARD, LATE_GUARD, Offer};
+use super::{GUARD, JITTER, LATE_GUARD, Offer};
 use crate::cache::{Cache, Level, Slot, Take};
 
 /// After a failed call: long enough not to spin, short against a send's interval.
@@ -154,19 +154,24 @@ impl Quota {
     /// [`GUARD`] counts from its answer on. Without this a slow network, or a busy machine, breaks the limit.
     pub async fn sending<T>(&self, levels: &[Level], mut permit: Permit, send: impl Future<Output = T>) -> T {
         let mut send = std::pin::pin!(send);
-        let mut paid_until = permit.at + GUARD;
+        // Arrivals until here are paid for by the guard that every slot carries.
+        let mut covered = permit.latest + JITTER;
+        let mut renew = covered;
         loop {
             tokio::select! {
                 biased;
                 answer = &mut send => {
-                    if Instant::now() > paid_until {
+                    if Instant::now() > covered {
                         self.hold(levels, &mut permit).await;
                     }
                     return answer;
                 }
-                () = sleep_until(paid_until) => {
+                () = sleep_until(renew) => {
+                    // The cache counts from when it is asked or later.
+                    let asked = Instant::now();
                     self.hold(levels, &mut permit).await;
-                    paid_until = Instant::now() + HOLD;
+                    covered = asked + GUARD;
+                    renew = asked + HOLD;
                 }
             }
         }

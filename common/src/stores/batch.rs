@@ -117,6 +117,8 @@ pub(super) struct Outcome<'a> {
     pub(super) refused: bool,
     /// Tries to add.
     pub(super) tries: i32,
+    /// A new uuid, whose first try is now.
+    pub(super) uuid: Option<&'a str>,
 }
 
 /// A count as the databases keep it.
@@ -133,6 +135,20 @@ impl<'a> Outcome<'a> {
             code: outcome.code,
             refused: outcome.refused,
             tries: count(outcome.tries),
+            uuid: None,
+        }
+    }
+
+    /// A try begins.
+    fn tried(index: u32, uuid: Option<&'a str>) -> Self {
+        Self {
+            index: count(index),
+            state: None,
+            message_id: None,
+            code: None,
+            refused: false,
+            tries: 1,
+            uuid,
         }
     }
 }
@@ -185,14 +201,11 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
         }
         Step::Try { index } => {
             patch.from_received = false;
-            patch.outcomes.push(Outcome {
-                index: count(*index),
-                state: None,
-                message_id: None,
-                code: None,
-                refused: false,
-                tries: 1,
-            });
+            patch.outcomes.push(Outcome::tried(*index, None));
+        }
+        Step::Renew { index, uuid } => {
+            patch.from_received = false;
+            patch.outcomes.push(Outcome::tried(*index, Some(uuid)));
         }
         Step::Progress(outcomes) => {
             patch.from_received = false;

@@ -8,6 +8,7 @@ mod begin;
 mod dead;
 mod due;
 mod link;
+mod look;
 mod rows;
 mod schema;
 
@@ -20,9 +21,11 @@ use sqlx::PgConnection;
 
 use crate::bot::BotId;
 use crate::config::Database;
+use crate::envelope::EventKey;
 use crate::secret::Secret;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Store,
+    StoreError, Unfinished,
 };
 use crate::stores::batch::millis;
 use link::{Link, Work};
@@ -56,8 +59,8 @@ impl Store for Postgres {
         apply::apply(&self.link, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.link, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.link, bot, held).await
     }
 
     async fn take_due(
@@ -80,6 +83,14 @@ impl Store for Postgres {
 
     async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError> {
         begin::bury(&self.link, deaths).await
+    }
+
+    async fn standing(&self, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
+        look::standing(&self.link, keys).await
+    }
+
+    async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
+        look::inspect(&self.link, key).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

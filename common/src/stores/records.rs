@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
-use crate::store::{ActionRow, ActionState, Arrival, Begun, DeadLetter, Row, State, StoreError};
+use crate::store::{
+    ActionReport, ActionRow, ActionState, Arrival, Begun, DeadLetter, Inspection, Row, Standing, State, StoreError,
+};
 
 use super::batch::Distinct;
 
@@ -47,6 +50,32 @@ pub(super) struct ActionRecord {
     refused: bool,
     uuid: String,
     message_id: Option<String>,
+}
+
+/// How an event stands.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct StandingRecord {
+    app_id: String,
+    key: String,
+    state: String,
+    attempt: i64,
+    replay_gen: i64,
+    due_in_ms: Option<i64>,
+}
+
+/// One action of an inspected event.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct ReportRecord {
+    idx: i64,
+    kind: String,
+    target: String,
+    uuid: String,
+    state: String,
+    tries: i64,
+    code: Option<i64>,
+    message_id: Option<String>,
+    first_tried_ms: Option<i64>,
+    sent_ms: Option<i64>,
 }
 
 /// A dead letter.
@@ -158,8 +187,7 @@ fn group(actions: Vec<ActionRecord>, events: usize) -> Result<Vec<Vec<ActionRow>
             .ok_or_else(|| StoreError::Internal("an action of no event".to_owned()))?
             .push(ActionRow {
                 index: number(record.idx)?,
-                state: ActionState::parse(&record.state)
-                    .ok_or_else(|| StoreError::Internal(format!("`{}` is no action state", record.state)))?,
+                state: action_state(&record.state)?,
                 first_tried_ms_ago: record.tried_ms_ago,
                 refused_before: record.refused,
                 uuid: record.uuid,
@@ -188,6 +216,55 @@ impl DeadRecord {
             resolved_ms: self.resolved_ms,
         })
     }
+}
+
+impl StandingRecord {
+    /// The contract's standing, with its key.
+    pub(super) fn into_standing(self) -> Result<(EventKey, Standing), StoreError> {
+        let standing = Standing {
+            state: state(&self.state)?,
+            attempt: number(self.attempt)?,
+            replay_generation: number(self.replay_gen)?,
+            due_in: self
+                .due_in_ms
+                .map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+        };
+        Ok((EventKey::new(self.app_id, self.key), standing))
+    }
+}
+
+/// The contract's inspection of an event.
+pub(super) fn inspection(event: EventRecord, actions: Vec<ReportRecord>) -> Result<Inspection, StoreError> {
+    let state = state(&event.state)?;
+    let row = event.into_row(None, Vec::new())?;
+    let report = |record: ReportRecord| {
+        Ok(ActionReport {
+            index: number(record.idx)?,
+            kind: record.kind,
+            target: record.target,
+            uuid: record.uuid,
+            state: action_state(&record.state)?,
+            tries: number(record.tries)?,
+            code: record.code,
+            message_id: record.message_id,
+            first_tried_ms: record.first_tried_ms,
+            sent_ms: record.sent_ms,
+        })
+    };
+    Ok(Inspection {
+        envelope: row.envelope,
+        state,
+        plan: row.plan,
+        actions: actions.into_iter().map(report).collect::<Result<_, StoreError>>()?,
+    })
+}
+
+fn state(name: &str) -> Result<State, StoreError> {
+    State::parse(name).ok_or_else(|| StoreError::Internal(format!("`{name}` is no event state")))
+}
+
+fn action_state(name: &str) -> Result<ActionState, StoreError> {
+    ActionState::parse(name).ok_or_else(|| StoreError::Internal(format!("`{name}` is no action state")))
 }
 
 /// A stored bot id.

@@ -1,6 +1,6 @@
 //! What a replay does to each dead letter, decided once for both databases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::batch::millis;
@@ -22,6 +22,7 @@ pub(super) struct Candidate {
     pub(super) app_id: String,
     pub(super) key: String,
     pub(super) replay_gen: i64,
+    pub(super) bot: String,
 }
 
 /// An action of a candidate whose outcome is unknown.
@@ -61,11 +62,13 @@ pub(super) struct Revivals {
     pub(super) classes: HashMap<String, u64>,
 }
 
-/// Decides on one chunk. `before` events of this order were revived in earlier chunks.
+/// Decides on one chunk. `before` events of this order were revived in earlier chunks; `last_due_ms` is when the last event
+/// that a replay has left waiting for these bots is due, from now.
 pub(super) fn decide(
     order: &Replay,
     ids: &[i64],
     before: u64,
+    last_due_ms: Option<i64>,
     mut candidates: Vec<Candidate>,
     unknown: Vec<UnknownAction>,
 ) -> Revivals {
@@ -79,8 +82,14 @@ pub(super) fn decide(
     let mut in_turn: Vec<(usize, Candidate)> = candidates.drain(..).enumerate().collect();
     in_turn.sort_by_key(|(_, candidate)| turn.get(&candidate.id).copied());
 
+    let spacing_ms = millis(order.spacing);
+    let mut due_ms = millis(order.first_in.saturating_add(spread(order.spacing, before)));
+    if spacing_ms > 0
+        && let Some(last_due_ms) = last_due_ms
+    {
+        due_ms = due_ms.max(last_due_ms.saturating_add(spacing_ms));
+    }
     let mut revivals = Revivals::default();
-    let mut due = before;
     for (place, candidate) in in_turn {
         let unknown = open.remove(&place).unwrap_or_default();
         if candidate.replay_gen >= MOST_REPLAYS && !order.force {
@@ -106,12 +115,18 @@ pub(super) fn decide(
             id: candidate.id,
             app_id: candidate.app_id,
             key: candidate.key,
-            due_ms: millis(order.first_in.saturating_add(spread(order.spacing, due))),
+            due_ms,
         });
         *revivals.classes.entry(candidate.class).or_default() += 1;
-        due += 1;
+        due_ms = due_ms.saturating_add(spacing_ms);
     }
     revivals
+}
+
+/// The bots of candidates, each once.
+pub(super) fn bots(candidates: &[Candidate]) -> Vec<String> {
+    let bots: HashSet<&str> = candidates.iter().map(|candidate| candidate.bot.as_str()).collect();
+    bots.into_iter().map(str::to_owned).collect()
 }
 
 fn spread(spacing: Duration, turn: u64) -> Duration {
@@ -120,7 +135,7 @@ fn spread(spacing: Duration, turn: u64) -> Duration {
 
 /// Each id once, in the order given.
 pub(super) fn distinct_ids(ids: &[i64]) -> Vec<i64> {
-    let mut seen = std::collections::HashSet::with_capacity(ids.len());
+    let mut seen = HashSet::with_capacity(ids.len());
     ids.iter().copied().filter(|id| seen.insert(*id)).collect()
 }
 

@@ -9,6 +9,7 @@ mod begin;
 mod dead;
 mod due;
 mod input;
+mod look;
 mod rows;
 
 use std::collections::HashMap;
@@ -18,9 +19,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::bot::BotId;
+use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Replay, Replayed, Row, State, Store, StoreError, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Store,
+    StoreError, Unfinished,
 };
 use crate::stores::batch::millis;
 use crate::time::now_ms;
@@ -49,8 +52,8 @@ impl Store for SqliteStore {
         apply::apply(&self.database, changes).await
     }
 
-    async fn unfinished(&self, bot: &BotId) -> Result<Unfinished, StoreError> {
-        due::unfinished(&self.database, bot).await
+    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+        due::unfinished(&self.database, bot, held).await
     }
 
     async fn take_due(
@@ -73,6 +76,14 @@ impl Store for SqliteStore {
 
     async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError> {
         begin::bury(&self.database, deaths).await
+    }
+
+    async fn standing(&self, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
+        look::standing(&self.database, keys).await
+    }
+
+    async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
+        look::inspect(&self.database, key).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

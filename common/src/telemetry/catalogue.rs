@@ -51,7 +51,7 @@ catalogue! {
     /// From an event's acceptance to its first visible answer.
     ANSWER_SECONDS = Histogram("openclaw_answer_seconds", WAIT);
     /// Calls of Feishu's message API by how they ended.
-    SENDS = CounterBy("openclaw_sends_total", "class", &["sent"]);
+    SENDS = CounterBy("openclaw_sends_total", "class", &["sent", "limited", "transient", "ambiguous", "permanent"]);
     /// Events given up, by reason.
     DEAD_LETTERS = CounterBy("openclaw_dead_letters_total", "class", &[
         "permanent", "exhausted", "ambiguous", "stale", "poison", "handler", "delivery_limit", "no_such_bot", "unreadable",

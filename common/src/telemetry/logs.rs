@@ -59,9 +59,11 @@ where
 /// A plain level holds for this program; libraries stay at `info` at most, because below it some print what they
 /// transport. A filter is taken as written.
 fn filter(log: &Log) -> Result<EnvFilter, InvalidFilter> {
+    // lapin reports every lost link and every refused declaration as an ERROR of its own; both are reported where they are
+    // handled.
     let directives = match log.level.parse::<Level>() {
-        Ok(level) if level > Level::INFO => format!("info,openclaw={level}"),
-        Ok(level) => level.to_string(),
+        Ok(level) if level > Level::INFO => format!("info,openclaw={level},lapin=off"),
+        Ok(level) => format!("{level},lapin=off"),
         Err(_) => log.level.clone(),
     };
     let access = if log.access { "info" } else { "off" };

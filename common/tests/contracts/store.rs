@@ -6,6 +6,7 @@
 //! | `fences` | ownership: who may change an event, and what a repeated call does |
 //! | `waiting` | the waiting room, and taking over a bot |
 //! | `dead` | dead letters, replay, retention |
+//! | `replay` | replaying with care |
 //! | `crowd` | many workers at once |
 //! | `schema` | migrations |
 //! | `postgres` | a database that is away |
@@ -21,6 +22,7 @@ mod crowd;
 mod dead;
 mod fences;
 mod postgres;
+mod replay;
 mod schema;
 mod waiting;
 mod world;
@@ -51,6 +53,8 @@ promises!(
         the_first_try_is_timed_once_by_the_database,
         a_refusal_counts_until_the_next_try_begins,
         what_is_sent_stays_sent,
+        a_renewed_action_has_a_new_uuid_and_a_new_hour,
+        looking_at_an_event_takes_nothing_up,
         only_handler_starts_that_ended_badly_add_up,
         age_counts_from_acceptance_and_is_never_negative,
         odd_text_harms_no_other_event_of_its_batch;
@@ -77,10 +81,17 @@ promises!(
         a_replay_tries_again_what_was_not_sent,
         events_with_unknown_actions_need_a_choice,
         replays_run_at_the_same_time_have_one_effect,
+        several_replays_share_one_schedule,
+        pages_go_in_either_order,
         more_than_three_replays_need_force,
         a_second_death_is_a_second_letter,
         a_dropped_letter_is_closed_for_good,
         purging_removes_old_ends_and_nothing_else;
+    replay:
+        a_campaign_replays_oldest_first_to_the_end,
+        a_campaign_stops_when_most_of_a_chunk_dies_again,
+        a_campaign_goes_on_when_only_some_die_again,
+        a_campaign_without_a_worker_says_so;
     crowd:
         opposed_batches_never_surface_a_deadlock,
         whoever_takes_up_a_plan_sees_its_actions,

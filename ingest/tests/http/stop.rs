@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use openclaw_common::envelope::EventKey;
 use openclaw_ingest::Drain;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -51,9 +52,9 @@ async fn what_was_begun_is_finished_and_answered() {
     gone.write_all(&Push::event(&bot, &message(&bot, "om_2")).bytes())
         .await
         .unwrap();
-    // Both are inside when a later request has its answer.
-    Push::plain("/healthz", "").method("GET").send(node.address).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    for id in ["om_1", "om_2"] {
+        backends.being_stored(&EventKey::new("cli_bot1", id)).await;
+    }
     drop(gone);
     node.shutdown.cancel();
     assert!(
@@ -83,7 +84,7 @@ async fn stopping_ends_at_its_deadline() {
         .write_all(&Push::event(&bot, &message(&bot, "om_1")).bytes())
         .await
         .unwrap();
-    Push::plain("/healthz", "").method("GET").send(node.address).await;
+    backends.being_stored(&EventKey::new("cli_bot1", "om_1")).await;
     node.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(1), node.task)
         .await

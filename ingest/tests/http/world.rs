@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_common::bot::{Bot, BotId, BotSet, Bots, Credentials};
-use openclaw_common::cache::Cache;
+use openclaw_common::cache::{Cache, Claim};
 use openclaw_common::caches::memory::Memory;
 use openclaw_common::config::{Config, Feishu, Handler, Message, Quota, Security};
-use openclaw_common::envelope::Envelope;
+use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::health::Health;
 use openclaw_common::queue::{Link, Queue, Source};
 use openclaw_common::queues::sqlite::SqliteQueue;
@@ -105,6 +105,15 @@ impl Embedded {
 
     pub(crate) async fn start(&self, bots: &[Bot]) -> Node {
         self.setup(bots).start().await
+    }
+
+    /// Waits until a node is storing the event: it holds the claim.
+    pub(crate) async fn being_stored(&self, key: &EventKey) {
+        testkit::eventually("the event is being stored", SOON, async || {
+            let look = self.cache.claim(key, "a look", Duration::from_millis(1)).await;
+            look.unwrap() == Claim::Busy
+        })
+        .await;
     }
 
     /// Nothing can be stored until the result is dropped or released: another process holds the file's write lock.

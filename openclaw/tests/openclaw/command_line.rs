@@ -72,7 +72,9 @@ fn bad_usage_ends_64_and_help_ends_0() {
     assert_eq!(run(&["run"]).0, 64);
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for command in ["demo", "run", "ingest", "worker", "check", "migrate", "keys", "sim"] {
+    for command in [
+        "demo", "run", "ingest", "worker", "check", "migrate", "dlq", "keys", "sim",
+    ] {
         assert!(stdout.contains(command));
         assert_eq!(run(&[command, "--help"]).0, 0);
     }

@@ -35,10 +35,22 @@ impl Process {
         process
     }
 
+    /// The same role again, where its predecessor listened.
+    pub(crate) async fn start_at(role: &str, folder: &Path, address: SocketAddr) -> Self {
+        let process = Self::spawn_at(role, folder, address.port()).await;
+        process.ready().await;
+        process
+    }
+
     /// Starts a role on free ports and waits until it has said where it listens.
     pub(crate) async fn spawn(role: &str, folder: &Path) -> Self {
+        Self::spawn_at(role, folder, 0).await
+    }
+
+    async fn spawn_at(role: &str, folder: &Path, port: u16) -> Self {
         let folder = folder.to_str().unwrap();
-        let mut child = openclaw(&[role, "-c", folder, "--port", "0", "--metrics-port", "0"])
+        let port = port.to_string();
+        let mut child = openclaw(&[role, "-c", folder, "--port", &port, "--metrics-port", "0"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

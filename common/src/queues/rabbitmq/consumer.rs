@@ -53,8 +53,8 @@ impl Role for Consumers {
         })
     }
 
-    /// Flushes acknowledgements and cuts the connection. A polite close would put what the consumers still hold behind
-    /// later messages (`reliability.md` §6).
+    /// Flushes acknowledgements and cuts the connection. A polite end may put what the consumers still hold behind later
+    /// messages (`reliability.md` §6): lapin sends a `basic.cancel` for whatever is dropped.
     async fn finish(&self) {
         self.leaving.cancel();
         self.unflushed.close();
@@ -181,7 +181,9 @@ struct Attached {
 
 /// How a consumer leaves the connection.
 enum Leave {
-    /// Its stream is over, or nobody wants it any more: the channel is closed.
+    /// Its stream is over, or nobody wants it any more: the channel is closed, without a `basic.cancel` before. A
+    /// cancelled consumer keeps what it holds while the standby gets what follows; a closed channel gives it back first
+    /// (3.10.8: 40 of 40 in order; with a cancel 100 ms earlier 20 of 20 out of order).
     Close(Channel, Consumer),
     /// The process leaves: nothing more is said until the connection is cut.
     HoldStill(Channel, Consumer, Arc<Session>),
@@ -197,6 +199,7 @@ impl Leave {
                 {
                     tracing::debug!(%error, "detaching a consumer");
                 }
+                // Dropping it earlier would send the cancel.
                 drop(consumer);
             }
             Self::HoldStill(channel, consumer, session) => {

@@ -271,13 +271,7 @@ async fn open<R: Role>(broker: &Broker, setup: &R::Setup) -> Result<(Arc<Session
     let wire = Wire::default();
     let properties = ConnectionProperties::default().with_connection_name(broker.name.as_str().into());
     let connecting = wire.connect(broker.uri.clone(), properties);
-    let connection = match within(HANDSHAKE_TIMEOUT, "connecting", connecting).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            wire.cut();
-            return Err(error);
-        }
-    };
+    let connection = within(HANDSHAKE_TIMEOUT, "connecting", connecting).await?;
     let session = Arc::new(Session {
         connection,
         wire,

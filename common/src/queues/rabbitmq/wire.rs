@@ -1,8 +1,8 @@
 //! The TCP connection under an AMQP connection, and the means to cut it.
 //!
-//! lapin closes an AMQP connection politely as soon as its last handle drops, and a polite close puts the messages a
-//! consumer held *behind* later ones (`reliability.md` §6). So we open the socket ourselves, keep a second handle to it,
-//! and shut it down under lapin's feet: what was written before still arrives, nothing after does.
+//! lapin cancels consumers and closes channels as soon as their last handles drop, and a `basic.cancel` puts what the
+//! consumer held *behind* later messages (`reliability.md` §6). So we open the socket ourselves, keep a second handle to
+//! it, and shut it down under lapin's feet: what was written before still arrives, nothing after does.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -27,11 +27,11 @@ struct State {
 }
 
 impl Wire {
-    /// Opens socket, TLS if the URL asks for it, and AMQP. Every way out but success leaves the wire cut, which ends
-    /// lapin's thread: a connection attempt that is dropped must not live on.
+    /// Opens socket, TLS if the URL asks for it, and AMQP. Every way out but success cuts the wire.
     pub(super) async fn connect(&self, uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+        let attempt = Attempt(Some(self.clone()));
         let wire = self.clone();
-        Connection::connector(
+        let connection = Connection::connector(
             uri,
             lapin::runtime::default_runtime()?,
             async move |uri: AMQPUri, runtime| {
@@ -58,7 +58,9 @@ impl Wire {
             },
             properties,
         )
-        .await
+        .await?;
+        attempt.succeeded();
+        Ok(connection)
     }
 
     fn keep(&self, socket: TcpStream) -> std::io::Result<()> {
@@ -79,6 +81,23 @@ impl Wire {
             && error.kind() != std::io::ErrorKind::NotConnected
         {
             tracing::debug!(%error, "shutting the broker's socket down");
+        }
+    }
+}
+
+/// Cuts the wire of an attempt that failed, timed out or was dropped. lapin's thread would wait for the broker for ever.
+struct Attempt(Option<Wire>);
+
+impl Attempt {
+    fn succeeded(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(wire) = &self.0 {
+            wire.cut();
         }
     }
 }

@@ -121,6 +121,12 @@ async fn apply_wave(connection: &mut PgConnection, wave: &[Patch<'_>]) -> Result
                 .collect::<Vec<bool>>(),
         )
         .bind(outcomes.iter().map(|(_, outcome)| outcome.tries).collect::<Vec<i32>>())
+        .bind(
+            outcomes
+                .iter()
+                .map(|(_, outcome)| outcome.uuid)
+                .collect::<Vec<Option<&str>>>(),
+        )
         .fetch_all(connection)
         .await?;
     let place = |ord: i64| {

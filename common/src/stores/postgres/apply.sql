@@ -33,14 +33,20 @@ planned AS (
 acted AS (
     UPDATE actions a
     SET state = coalesce(o.state, a.state),
-        first_try_at = CASE WHEN o.tries > 0 THEN coalesce(a.first_try_at, now()) ELSE a.first_try_at END,
+        uuid = coalesce(o.uuid, a.uuid),
+        first_try_at = CASE
+            WHEN o.uuid IS NOT NULL THEN now()
+            WHEN o.tries > 0 THEN coalesce(a.first_try_at, now())
+            ELSE a.first_try_at
+        END,
         tries = a.tries + o.tries,
         refused = o.refused,
         message_id = coalesce(o.message_id, a.message_id),
         code = CASE WHEN o.state IS NULL THEN a.code ELSE o.code END,
         sent_at = CASE WHEN o.state = 'sent' THEN now() END
-    FROM unnest($21::bigint[], $22::integer[], $23::text[], $24::text[], $25::bigint[], $26::boolean[], $27::integer[])
-        AS o (ord, idx, state, message_id, code, refused, tries)
+    FROM unnest(
+        $21::bigint[], $22::integer[], $23::text[], $24::text[], $25::bigint[], $26::boolean[], $27::integer[], $28::text[]
+    ) AS o (ord, idx, state, message_id, code, refused, tries, uuid)
     JOIN fresh f ON f.ord = o.ord
     WHERE a.app_id = f.app_id AND a.key = f.key AND a.idx = o.idx AND a.state = 'planned'
     RETURNING f.ord, a.tries

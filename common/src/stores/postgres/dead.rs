@@ -10,12 +10,13 @@ use crate::stores::batch::clean;
 use crate::stores::records::DeadRecord;
 use crate::stores::replay::{self, Candidate, Revivals, UnknownAction};
 
-/// `$1` … `$7`: [`DeadFilter`].
+/// `$1` … `$8`: [`DeadFilter`].
 macro_rules! matches_filter {
     () => {
         " WHERE ($1::text IS NULL OR bot = $1) AND ($2::text IS NULL OR class = $2) AND ($3::bigint IS NULL OR code = $3)
             AND ($4::bigint IS NULL OR died_at >= timestamptz 'epoch' + $4 * interval '1 millisecond')
-            AND ($5::bigint IS NULL OR id = $5) AND ($6 OR resolved_at IS NULL) AND ($7::bigint IS NULL OR id > $7) "
+            AND ($5::bigint IS NULL OR id = $5) AND ($6 OR resolved_at IS NULL) AND ($7::bigint IS NULL OR id > $7)
+            AND ($8::bigint IS NULL OR id < $8) "
     };
 }
 
@@ -29,6 +30,22 @@ macro_rules! bind_filter {
             .bind($filter.id)
             .bind($filter.closed)
             .bind($filter.after)
+            .bind($filter.before)
+    };
+}
+
+macro_rules! letters {
+    ($order:literal) => {
+        concat!(
+            "SELECT id, app_id, key, bot, chat, class, code, error, attempts::bigint AS attempts,
+                    replay_gen::bigint AS replay_gen, (extract(epoch FROM created_at) * 1000)::bigint AS created_ms,
+                    (extract(epoch FROM died_at) * 1000)::bigint AS died_ms,
+                    (extract(epoch FROM replayed_at) * 1000)::bigint AS replayed_ms,
+                    (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_ms
+             FROM dead_letters",
+            matches_filter!(),
+            $order
+        )
     };
 }
 
@@ -42,16 +59,12 @@ pub(super) async fn dead_letters(link: &Link, filter: &DeadFilter, limit: u32) -
 }
 
 fn read<'c>(connection: &'c mut PgConnection, (filter, limit): &'c (&DeadFilter, u32)) -> Work<'c, Vec<DeadRecord>> {
-    let query = sqlx::query_as(concat!(
-        "SELECT id, app_id, key, bot, chat, class, code, error, attempts::bigint AS attempts,
-                replay_gen::bigint AS replay_gen, (extract(epoch FROM created_at) * 1000)::bigint AS created_ms,
-                (extract(epoch FROM died_at) * 1000)::bigint AS died_ms,
-                (extract(epoch FROM replayed_at) * 1000)::bigint AS replayed_ms,
-                (extract(epoch FROM resolved_at) * 1000)::bigint AS resolved_ms
-         FROM dead_letters",
-        matches_filter!(),
-        "ORDER BY id DESC LIMIT $8"
-    ));
+    // Two texts, so that either order is the key's own.
+    let query = sqlx::query_as(if filter.oldest_first {
+        letters!("ORDER BY id LIMIT $9")
+    } else {
+        letters!("ORDER BY id DESC LIMIT $9")
+    });
     Box::pin(
         bind_filter!(query, filter)
             .bind(i64::from(*limit))
@@ -101,8 +114,12 @@ pub(super) async fn replay(link: &Link, order: &Replay) -> Result<Replayed, Stor
 fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c, HashMap<String, u64>> {
     Box::pin(async move {
         let mut transaction = connection.begin().await?;
+        // One replay at a time, or two would take the same places in a bot's schedule.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('openclaw.replay', 0))")
+            .execute(&mut *transaction)
+            .await?;
         let candidates: Vec<Candidate> = sqlx::query_as(
-            "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen::bigint AS replay_gen
+            "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen::bigint AS replay_gen, e.bot
              FROM dead_letters d JOIN events e ON e.app_id = d.app_id AND e.key = d.key
              WHERE d.id = ANY ($1) AND d.resolved_at IS NULL AND e.state = 'dead'
              ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e, d",
@@ -130,7 +147,14 @@ fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c
         )
         .fetch_all(&mut *transaction)
         .await?;
-        let revivals = replay::decide(chunk.order, chunk.ids, chunk.before, candidates, unknown);
+        let last_due_ms = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM max(due_at) - now()) * 1000)::bigint FROM events
+             WHERE bot = ANY ($1) AND state = 'waiting' AND replay_gen > 0 AND attempt = 0",
+        )
+        .bind(replay::bots(&candidates))
+        .fetch_one(&mut *transaction)
+        .await?;
+        let revivals = replay::decide(chunk.order, chunk.ids, chunk.before, last_due_ms, candidates, unknown);
         if !revivals.events.is_empty() {
             write(&mut transaction, chunk, &revivals).await?;
         }

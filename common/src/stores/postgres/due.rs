@@ -9,14 +9,21 @@ use sqlx::PgConnection;
 use super::link::{Link, Work};
 use super::rows::{actions, event_columns};
 use crate::bot::BotId;
-use crate::store::{Row, StoreError, Unfinished};
+use crate::envelope::EventKey;
+use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
 use crate::stores::batch::{clean, millis};
 use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
 
 const TAKE_UNFINISHED: &str = concat!(
-    "WITH locked AS MATERIALIZED (
+    "WITH first AS MATERIALIZED (
          SELECT app_id, key FROM events WHERE bot = $1 AND state IN ('received', 'planned')
-         ORDER BY app_id, key FOR NO KEY UPDATE
+           AND (app_id, key) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))
+         ORDER BY position LIMIT $4
+     ),
+     locked AS MATERIALIZED (
+         SELECT e.app_id, e.key FROM first JOIN events e ON e.app_id = first.app_id AND e.key = first.key
+         WHERE e.state IN ('received', 'planned')
+         ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e
      )
      UPDATE events e SET fence = e.fence + 1
      FROM locked WHERE e.app_id = locked.app_id AND e.key = locked.key
@@ -65,8 +72,8 @@ const TAKE_DUE: &str = concat!(
 type Taken = (Vec<EventRecord>, Vec<ActionRecord>);
 
 /// [`crate::store::Store::unfinished`]
-pub(super) async fn unfinished(link: &Link, bot: &BotId) -> Result<Unfinished, StoreError> {
-    let ((events, actions), held) = link.run(bot, take_unfinished).await?;
+pub(super) async fn unfinished(link: &Link, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+    let ((events, actions), held) = link.run(&(bot, held), take_unfinished).await?;
     let held = held
         .into_iter()
         .map(|(chat, count)| (Arc::from(chat), count.unsigned_abs()))
@@ -77,10 +84,17 @@ pub(super) async fn unfinished(link: &Link, bot: &BotId) -> Result<Unfinished, S
     })
 }
 
-fn take_unfinished<'c>(connection: &'c mut PgConnection, bot: &'c BotId) -> Work<'c, (Taken, Vec<(String, i64)>)> {
+fn take_unfinished<'c>(
+    connection: &'c mut PgConnection,
+    (bot, held): &'c (&BotId, &[EventKey]),
+) -> Work<'c, (Taken, Vec<(String, i64)>)> {
     Box::pin(async move {
+        let (apps, keys): (Vec<&str>, Vec<&str>) = held.iter().map(|held| (&*held.app_id, &*held.key)).unzip();
         let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_UNFINISHED)
             .bind(bot.as_str())
+            .bind(apps)
+            .bind(keys)
+            .bind(UNFINISHED_PAGE as i64)
             .fetch_all(&mut *connection)
             .await?;
         events.sort_by_key(|event| event.position);

@@ -45,7 +45,12 @@ const PLAN_ACTIONS: &str = "
 const ACT: &str = "
     UPDATE actions AS a
     SET state = coalesce(i.value ->> 3, a.state),
-        first_try_at = CASE WHEN i.value ->> 7 > 0 THEN coalesce(a.first_try_at, ?1) ELSE a.first_try_at END,
+        uuid = coalesce(i.value ->> 8, a.uuid),
+        first_try_at = CASE
+            WHEN i.value ->> 8 IS NOT NULL THEN ?1
+            WHEN i.value ->> 7 > 0 THEN coalesce(a.first_try_at, ?1)
+            ELSE a.first_try_at
+        END,
         tries = a.tries + (i.value ->> 7),
         refused = i.value ->> 6,
         message_id = coalesce(i.value ->> 4, a.message_id),
@@ -143,6 +148,7 @@ async fn act(connection: &mut SqliteConnection, now: i64, fresh: &[(i64, &Patch<
                 outcome.code,
                 outcome.refused,
                 outcome.tries,
+                outcome.uuid,
             )
         }));
     }

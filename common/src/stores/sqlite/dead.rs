@@ -38,12 +38,12 @@ pub(super) async fn write_letters(
     Ok(())
 }
 
-/// `?1` … `?7`: [`DeadFilter`].
+/// `?1` … `?8`: [`DeadFilter`].
 macro_rules! matches_filter {
     () => {
         " WHERE (?1 IS NULL OR bot = ?1) AND (?2 IS NULL OR class = ?2) AND (?3 IS NULL OR code = ?3)
             AND (?4 IS NULL OR died_at >= ?4) AND (?5 IS NULL OR id = ?5) AND (?6 OR resolved_at IS NULL)
-            AND (?7 IS NULL OR id > ?7) "
+            AND (?7 IS NULL OR id > ?7) AND (?8 IS NULL OR id < ?8) "
     };
 }
 
@@ -57,6 +57,19 @@ macro_rules! bind_filter {
             .bind($filter.id)
             .bind($filter.closed)
             .bind($filter.after)
+            .bind($filter.before)
+    };
+}
+
+macro_rules! letters {
+    ($order:literal) => {
+        concat!(
+            "SELECT id, app_id, key, bot, chat, class, code, error, attempts, replay_gen, created_at AS created_ms,
+                    died_at AS died_ms, replayed_at AS replayed_ms, resolved_at AS resolved_ms
+             FROM dead_letters",
+            matches_filter!(),
+            $order
+        )
     };
 }
 
@@ -66,13 +79,12 @@ pub(super) async fn dead_letters(
     filter: &DeadFilter,
     limit: u32,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    let query = sqlx::query_as(concat!(
-        "SELECT id, app_id, key, bot, chat, class, code, error, attempts, replay_gen, created_at AS created_ms,
-                died_at AS died_ms, replayed_at AS replayed_ms, resolved_at AS resolved_ms
-         FROM dead_letters",
-        matches_filter!(),
-        "ORDER BY id DESC LIMIT ?8"
-    ));
+    // Two texts, so that either order is the key's own.
+    let query = sqlx::query_as(if filter.oldest_first {
+        letters!("ORDER BY id LIMIT ?9")
+    } else {
+        letters!("ORDER BY id DESC LIMIT ?9")
+    });
     let records: Vec<DeadRecord> = bind_filter!(query, filter)
         .bind(limit)
         .fetch_all(&database.reader)
@@ -120,7 +132,7 @@ async fn revive(
 ) -> Result<HashMap<String, u64>, sqlx::Error> {
     let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
     let candidates: Vec<Candidate> = sqlx::query_as(
-        "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen
+        "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen, e.bot
          FROM json_each(?1) AS i CROSS JOIN dead_letters d ON d.id = i.value
          JOIN events e ON e.app_id = d.app_id AND e.key = d.key
          WHERE d.resolved_at IS NULL AND e.state = 'dead'",
@@ -140,7 +152,16 @@ async fn revive(
     .bind(json(&names)?)
     .fetch_all(&mut *transaction)
     .await?;
-    let revivals = replay::decide(order, ids, before, candidates, unknown);
+    let bots = replay::bots(&candidates);
+    let last_due_ms = sqlx::query_scalar(
+        "SELECT max(e.due_at) - ?1 FROM json_each(?2) AS i CROSS JOIN events e ON e.bot = i.value
+         WHERE e.state = 'waiting' AND e.replay_gen > 0 AND e.attempt = 0",
+    )
+    .bind(now_ms())
+    .bind(json(&bots)?)
+    .fetch_one(&mut *transaction)
+    .await?;
+    let revivals = replay::decide(order, ids, before, last_due_ms, candidates, unknown);
     if !revivals.events.is_empty() {
         write(&mut transaction, order, &revivals).await?;
     }

@@ -8,14 +8,21 @@ use super::input::json;
 use super::rows::{actions, event_columns};
 use super::store_error;
 use crate::bot::BotId;
+use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
-use crate::store::{Row, StoreError, Unfinished};
+use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
 use crate::stores::batch::{clean, millis};
 use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
 use crate::time::now_ms;
 
 const TAKE_UNFINISHED: &str = concat!(
-    "UPDATE events SET fence = fence + 1 WHERE bot = ?2 AND state IN ('received', 'planned') RETURNING ",
+    "UPDATE events SET fence = fence + 1
+     WHERE (app_id, key) IN (
+         SELECT app_id, key FROM events WHERE bot = ?2 AND state IN ('received', 'planned')
+           AND (app_id, key) NOT IN (SELECT value ->> 0, value ->> 1 FROM json_each(?3))
+         ORDER BY position LIMIT ?4
+     )
+     RETURNING ",
     event_columns!()
 );
 
@@ -50,8 +57,8 @@ const TAKE_DUE: &str = concat!(
 );
 
 /// [`crate::store::Store::unfinished`]
-pub(super) async fn unfinished(database: &Sqlite, bot: &BotId) -> Result<Unfinished, StoreError> {
-    let (events, actions, held) = take_unfinished(database, bot).await.map_err(store_error)?;
+pub(super) async fn unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
+    let (events, actions, held) = take_unfinished(database, bot, held).await.map_err(store_error)?;
     let held = held
         .into_iter()
         .map(|(chat, count)| (Arc::from(chat), count.unsigned_abs()))
@@ -64,12 +71,15 @@ pub(super) async fn unfinished(database: &Sqlite, bot: &BotId) -> Result<Unfinis
 
 type TakenAndHeld = (Vec<EventRecord>, Vec<ActionRecord>, Vec<(String, i64)>);
 
-async fn take_unfinished(database: &Sqlite, bot: &BotId) -> Result<TakenAndHeld, sqlx::Error> {
+async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> Result<TakenAndHeld, sqlx::Error> {
+    let held: Vec<(&str, &str)> = held.iter().map(|held| (&*held.app_id, &*held.key)).collect();
     let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
     let now = now_ms();
     let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_UNFINISHED)
         .bind(now)
         .bind(bot.as_str())
+        .bind(json(&held)?)
+        .bind(UNFINISHED_PAGE as i64)
         .fetch_all(&mut *transaction)
         .await?;
     events.sort_by_key(|event| event.position);

@@ -9,9 +9,16 @@ use crate::stores::records::{ActionRecord, EventRecord};
 /// caller who just gave it.
 macro_rules! event_columns {
     () => {
-        "app_id, key, bot, chat, type AS event_type, tenant, happened_ms, received_at AS received_ms, traceparent, state,
+        event_columns!("CASE WHEN fence > 1 THEN envelope END")
+    };
+    ($body:literal) => {
+        concat!(
+            "app_id, key, bot, chat, type AS event_type, tenant, happened_ms, received_at AS received_ms, traceparent, state,
          fence, position, attempt, replay_gen, handler_starts, ?1 - created_at AS age_ms, hold, plan,
-         CASE WHEN fence > 1 THEN envelope END AS body"
+         ",
+            $body,
+            " AS body"
+        )
     };
 }
 pub(super) use event_columns;

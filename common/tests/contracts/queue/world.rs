@@ -11,7 +11,7 @@ use openclaw_common::queues::sqlite::SqliteQueue;
 use openclaw_common::secret::Secret;
 use openclaw_common::sqlite::Sqlite;
 use tempfile::TempDir;
-use testkit::{Servers, Vhost, eventually};
+use testkit::{Servers, Vhost};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -48,15 +48,6 @@ impl World {
         match self {
             Self::Sqlite(_) => None,
             Self::RabbitMq(_) => Some(self.open().await),
-        }
-    }
-
-    /// Waits until nothing of a dropped process is left.
-    pub(super) async fn died(&self) {
-        if let Self::Sqlite(folder) = self {
-            // SQLite removes its log when the last connection is gone.
-            let log = folder.path().join("openclaw.db-wal");
-            eventually("the dropped queue lets go of its file", SOON, async || !log.exists()).await;
         }
     }
 }

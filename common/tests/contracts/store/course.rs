@@ -9,7 +9,7 @@ use openclaw_common::store::{
     ActionOutcome, ActionRow, ActionState, Arrival, Begun, Change, Intent, NewAction, State, Step, Wait,
 };
 
-use super::world::{HOUR, World, arrival, change, envelope, is_settled, key, outcome, plan, taken};
+use super::world::{HOUR, World, arrival, change, envelope, is_settled, key, outcome, plan, taken, wait};
 
 pub(super) async fn an_event_goes_from_delivery_to_done(world: World) {
     let row = world.start("om_1").await;
@@ -307,4 +307,98 @@ pub(super) async fn odd_text_harms_no_other_event_of_its_batch(world: World) {
         &world.begin(vec![arrival(odd, odd, Intent::Start)]).await[0]
     ));
     assert_eq!(world.count(State::Dead).await, 2);
+}
+
+pub(super) async fn a_renewed_action_has_a_new_uuid_and_a_new_hour(world: World) {
+    let row = world.start("om_1").await;
+    let renew = |uuid: &str| Step::Renew {
+        index: 0,
+        uuid: uuid.to_owned(),
+    };
+    assert!(!world.step(&row, renew("too early")).await, "there is no plan yet");
+    assert!(world.step(&row, plan(2)).await);
+    world.pass("actions", "first_try_at", "om_1", HOUR).await;
+    assert!(world.step(&row, renew("renewed")).await);
+    let again = world.again("om_1").await;
+    let action = &again.actions[0];
+    assert_eq!(
+        (action.uuid.as_str(), action.state, action.refused_before),
+        ("renewed", ActionState::Planned, false)
+    );
+    assert!(action.first_tried_ms_ago.unwrap() < 60_000, "{action:?}");
+    assert_eq!(again.actions[1].uuid, "uuid-1", "the other action is not concerned");
+    assert_eq!(
+        world
+            .number("SELECT CAST(tries AS bigint) FROM actions WHERE idx = 0")
+            .await,
+        2
+    );
+    // Whoever has lost the event renews nothing.
+    assert!(!world.step(&row, renew("by a former owner")).await);
+    assert!(
+        world
+            .step(&again, Step::Progress(vec![outcome(0, ActionState::Sent)]))
+            .await
+    );
+    world.step(&again, renew("after it was sent")).await;
+    assert_eq!(
+        world.again("om_1").await.actions[0].uuid,
+        "renewed",
+        "what is sent stays as it was sent"
+    );
+}
+
+pub(super) async fn looking_at_an_event_takes_nothing_up(world: World) {
+    let row = world.planned("om_1").await;
+    let waits = world.start("om_2").await;
+    assert!(world.step(&waits, wait(HOUR, false)).await);
+    let standings = world
+        .store
+        .standing(&[key("om_1"), key("om_2"), key("om_nobody")])
+        .await
+        .unwrap();
+    assert_eq!(standings.len(), 2);
+    let (first, second) = (standings[&key("om_1")], standings[&key("om_2")]);
+    assert_eq!(
+        (first.state, first.attempt, first.replay_generation, first.due_in),
+        (State::Planned, 0, 0, None)
+    );
+    assert_eq!((second.state, second.attempt), (State::Waiting, 1));
+    assert!(
+        second
+            .due_in
+            .is_some_and(|due_in| due_in <= HOUR && due_in + HOUR / 60 > HOUR)
+    );
+
+    let seen = world.store.inspect(&key("om_1")).await.unwrap().unwrap();
+    assert_eq!(
+        *seen.envelope, *row.envelope,
+        "also the body of a row that nobody took up again"
+    );
+    assert_eq!(
+        (seen.state, seen.plan.as_deref()),
+        (State::Planned, Some(&b"\x00the plan\xff"[..]))
+    );
+    let [action] = seen.actions.as_slice() else {
+        panic!("{:?}", seen.actions)
+    };
+    assert_eq!(
+        (action.index, action.kind.as_str(), action.target.as_str()),
+        (0, "reply", "oc_1")
+    );
+    assert_eq!(
+        (action.uuid.as_str(), action.state, action.tries),
+        ("uuid-0", ActionState::Planned, 1)
+    );
+    assert!(action.first_tried_ms.is_some() && action.sent_ms.is_none());
+    assert!(world.store.inspect(&key("om_nobody")).await.unwrap().is_none());
+    assert!(
+        world
+            .step(&row, Step::Finish(vec![outcome(0, ActionState::Sent)]))
+            .await,
+        "its owner has kept it"
+    );
+    let sent = world.store.inspect(&key("om_1")).await.unwrap().unwrap();
+    assert_eq!(sent.actions[0].message_id.as_deref(), Some("om_sent_0"));
+    assert!(sent.actions[0].sent_ms.is_some());
 }

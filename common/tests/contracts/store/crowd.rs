@@ -37,7 +37,7 @@ pub(super) async fn opposed_batches_never_surface_a_deadlock(world: World) {
                     })
                     .collect();
                 store.apply(&changes).await.expect("apply");
-                store.unfinished(&super::world::bot()).await.expect("unfinished");
+                store.unfinished(&super::world::bot(), &[]).await.expect("unfinished");
             }
         }));
     }

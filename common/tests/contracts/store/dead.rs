@@ -458,3 +458,59 @@ pub(super) async fn purging_removes_old_ends_and_nothing_else(world: World) {
     assert_eq!(world.number("SELECT count(*) FROM actions").await, 2);
     assert_eq!(world.number("SELECT count(*) FROM dead_letters").await, 0);
 }
+
+pub(super) async fn several_replays_share_one_schedule(world: World) {
+    for name in ["om_1", "om_2", "om_3", "om_4"] {
+        world.dead(name, ActionState::Refused).await;
+    }
+    let mut ids = ids(&world).await;
+    ids.reverse();
+    let spaced = |ids: &[i64]| Replay {
+        spacing: HOUR,
+        ..order(ids.to_vec())
+    };
+    // One after the other by two callers at once, then by a third.
+    let (other, first, second) = (world.other(), spaced(&ids[..1]), spaced(&ids[1..3]));
+    let (one, two) = tokio::join!(world.store.replay(&first), other.replay(&second));
+    assert_eq!((one.unwrap().skipped, two.unwrap().skipped), (0, 0));
+    world.store.replay(&spaced(&ids[3..])).await.unwrap();
+    let keys = ["om_1", "om_2", "om_3", "om_4"].map(key);
+    let standings = world.store.standing(&keys).await.unwrap();
+    let mut due: Vec<Duration> = standings.values().filter_map(|standing| standing.due_in).collect();
+    due.sort();
+    for (turn, due) in (0..4).zip(due) {
+        let expected = turn * HOUR;
+        assert!(
+            due <= expected && due + Duration::from_secs(60) > expected,
+            "{turn}: {due:?}"
+        );
+    }
+    assert!(
+        standings[&keys[3]].due_in > Some(2 * HOUR),
+        "the last comes last: {standings:?}"
+    );
+}
+
+pub(super) async fn pages_go_in_either_order(world: World) {
+    for number in 0..5 {
+        world.dead(&format!("om_{number}"), ActionState::Refused).await;
+    }
+    let newest_first = ids(&world).await;
+    let page = async |oldest_first: bool, after: Option<i64>, before: Option<i64>| -> Vec<i64> {
+        let filter = DeadFilter {
+            oldest_first,
+            after,
+            before,
+            ..DeadFilter::default()
+        };
+        let letters = world.store.dead_letters(&filter, 2).await.unwrap();
+        letters.iter().map(|letter| letter.id).collect()
+    };
+    assert_eq!(page(false, None, None).await, newest_first[..2]);
+    assert_eq!(page(false, None, Some(newest_first[1])).await, newest_first[2..4]);
+    assert_eq!(page(true, None, None).await, [newest_first[4], newest_first[3]]);
+    assert_eq!(
+        page(true, Some(newest_first[3]), Some(newest_first[1])).await,
+        [newest_first[2]]
+    );
+}

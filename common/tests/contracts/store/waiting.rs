@@ -100,7 +100,7 @@ pub(super) async fn a_full_chat_with_a_long_queue_holds_up_no_other(world: World
         keys(&world.store.take_due(&bot(), &[], 2, 100).await.unwrap()),
         ["om_0", "om_1"]
     );
-    let unfinished = world.store.unfinished(&bot()).await.unwrap();
+    let unfinished = world.store.unfinished(&bot(), &[]).await.unwrap();
     assert_eq!(unfinished.held[&*full[0]], 2998);
 }
 
@@ -218,7 +218,7 @@ pub(super) async fn unfinished_rows_come_in_order_with_raised_fences(world: Worl
         &[("om_free", "oc_1", HOUR, false), ("om_held", "oc_2", NOW, true)],
     )
     .await;
-    let unfinished = world.store.unfinished(&bot()).await.unwrap();
+    let unfinished = world.store.unfinished(&bot(), &[]).await.unwrap();
     assert_eq!(keys(&unfinished.rows), ["om_9", "om_5"]);
     assert_eq!(unfinished.rows[1].actions.len(), 1);
     let held: HashSet<_> = unfinished
@@ -229,7 +229,7 @@ pub(super) async fn unfinished_rows_come_in_order_with_raised_fences(world: Worl
     assert_eq!(held, HashSet::from([("oc_1".to_owned(), 1), ("oc_2".to_owned(), 1)]));
     assert!(!world.step(&rows[0], Step::Start).await, "the former owner has lost it");
     assert!(world.step(&unfinished.rows[0], Step::Start).await);
-    let nobody = world.store.unfinished(&BotId::new("bot2").unwrap()).await.unwrap();
+    let nobody = world.store.unfinished(&BotId::new("bot2").unwrap(), &[]).await.unwrap();
     assert!(nobody.rows.is_empty() && nobody.held.is_empty());
 }
 

@@ -1,0 +1,568 @@
+//! One attachment to a bot's queue: deliveries into lanes, lanes into tasks, endings into what comes next.
+//!
+//! Crash-only: when the link to the broker goes, everything in memory is dropped and found again the way a crash would
+//! find it, as redelivered messages and as unfinished rows. There is no second recovery path.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use openclaw_common::bot::{Bot, BotId};
+use openclaw_common::envelope::EventKey;
+use openclaw_common::queue::{Deliveries, Delivery, Receipt};
+use openclaw_common::store::{Arrival, Begun, Intent, UNFINISHED_PAGE};
+use openclaw_common::telemetry;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::action::Plan;
+use crate::archive;
+use crate::commit::CommitError;
+use crate::engine::Engine;
+use crate::event::Event;
+use crate::handler::{self, Handler, HandlerError};
+use crate::lanes::{Lanes, REFILL};
+use crate::process::{End, Run, Work};
+use crate::runner::{Command, Runner, Status};
+
+/// Deliveries taken up in one commit.
+const MAX_ARRIVALS: usize = 256;
+/// Rows taken from the waiting room at once.
+const MAX_DUE: u32 = 64;
+/// Events in memory beyond which nothing more is taken from the waiting room.
+const MAX_HELD: usize = 512;
+/// Between two tries to read unfinished rows.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The safety net: a row that is neither finished nor waiting nor in memory is nobody's, and there should be none.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Chats that starve with rows behind them are counted anew at most so often: strict order lets them starve rightly.
+const RECOUNT: Duration = Duration::from_secs(5);
+/// How long a bot that is to be given back may take to become idle.
+const GIVE_BACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why an attachment ended.
+pub(crate) enum Detached {
+    /// The link went: attach again.
+    Lost,
+    /// Given back, or revoked.
+    Done,
+    /// The worker stops: the consumer must stay attached until the connection is cut.
+    Draining(Deliveries),
+}
+
+/// One attachment to the bot's queue: everything here is forgotten when it ends.
+pub(crate) struct Attachment {
+    engine: Arc<Engine>,
+    bot: BotId,
+    lanes: Lanes<Work>,
+    /// Every event in memory, with further deliveries of it (copies, or the delivery of a row found unfinished).
+    held: HashMap<EventKey, Vec<Receipt>>,
+    handler: (Arc<Bot>, Arc<dyn Handler>),
+    handlers: Arc<Semaphore>,
+    quarantine: Arc<Semaphore>,
+    ended: mpsc::UnboundedSender<Ended>,
+    endings: Option<mpsc::UnboundedReceiver<Ended>>,
+    /// Ends the waits of this attachment's events.
+    stop: CancellationToken,
+    running: usize,
+    serving: bool,
+    refill: bool,
+    /// Since when the bot is to be given back, as soon as nothing is held.
+    giving_back: Option<Instant>,
+    /// An answer of the database was lost: rows may be ours that are not in memory, or counts wrong.
+    unsure: bool,
+    looked: Instant,
+    /// Something here cannot go on: the attachment ends and the bot is taken up anew.
+    broken: bool,
+    freezes: u64,
+    gauge: LaneGauge,
+    /// Chats with events on their way from memory into the waiting room.
+    evicting: HashMap<Arc<str>, usize>,
+    prefetch: usize,
+}
+
+/// This attachment's part of the process's lane gauge.
+#[derive(Default)]
+struct LaneGauge(f64);
+
+impl LaneGauge {
+    #[expect(clippy::cast_precision_loss, reason = "a count of lanes")]
+    fn set(&mut self, lanes: usize) {
+        let lanes = lanes as f64;
+        telemetry::LANES.add(lanes - self.0);
+        self.0 = lanes;
+    }
+}
+
+impl Drop for LaneGauge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+struct Ended {
+    chat: Arc<str>,
+    work: Option<Work>,
+    end: End,
+    /// It did not run, it only went to the waiting room: the lane is not concerned.
+    parked: bool,
+}
+
+impl Attachment {
+    pub(crate) fn new(runner: &Runner, bot: &Arc<Bot>, prefetch: u16) -> Self {
+        let (ended, endings) = mpsc::unbounded_channel();
+        let engine = runner.engine.clone();
+        Self {
+            bot: runner.bot.clone(),
+            lanes: Lanes::default(),
+            held: HashMap::new(),
+            handler: (bot.clone(), handler_of(bot)),
+            handlers: Arc::new(Semaphore::new(engine.config.server.workers)),
+            quarantine: Arc::new(Semaphore::new(1)),
+            ended,
+            endings: Some(endings),
+            stop: engine.drain.child_token(),
+            running: 0,
+            serving: false,
+            refill: false,
+            giving_back: None,
+            evicting: HashMap::new(),
+            prefetch: usize::from(prefetch),
+            unsure: false,
+            looked: Instant::now(),
+            broken: false,
+            freezes: engine.pulse.freezes(),
+            gauge: LaneGauge::default(),
+            engine,
+        }
+    }
+
+    /// Serves until the consumer ends, the bot is taken away, or the worker drains.
+    pub(crate) async fn serve(mut self, runner: &mut Runner, mut deliveries: Deliveries) -> Detached {
+        let Some(mut endings) = self.endings.take() else {
+            return Detached::Lost;
+        };
+        let _stop = self.stop.clone().drop_guard();
+        let drain = self.engine.drain.clone();
+        loop {
+            if self.giving_back.is_some() && self.lanes.is_idle() {
+                match deliveries.try_next() {
+                    Some(delivery) => self.deliver(delivery, &mut deliveries, &runner.status).await,
+                    None => return Detached::Done,
+                }
+            }
+            // A busy bot is not given back: it would stand still until it is idle. The placement asks again.
+            self.giving_back = self.giving_back.filter(|since| since.elapsed() < GIVE_BACK_PATIENCE);
+            if self.broken || deliveries.has_ended() || self.engine.pulse.freezes() != self.freezes {
+                return Detached::Lost;
+            }
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => {
+                    self.settle_running(&mut endings).await;
+                    return Detached::Draining(deliveries);
+                }
+                () = runner.revoked.cancelled() => {
+                    self.stop.cancel();
+                    self.settle_running(&mut endings).await;
+                    return Detached::Done;
+                }
+                Some(ended) = endings.recv() => {
+                    self.ended(ended).await;
+                    while let Ok(ended) = endings.try_recv() {
+                        self.ended(ended).await;
+                    }
+                }
+                Some(command) = runner.commands.recv() => match command {
+                    Command::Serve if !self.serving => self.begin_serving(&runner.status, false).await,
+                    Command::Serve => {}
+                    Command::Due => self.refill = true,
+                    Command::GiveBack => self.giving_back = self.giving_back.or(Some(Instant::now())),
+                },
+                delivery = deliveries.next() => {
+                    let Some(delivery) = delivery else { return Detached::Lost };
+                    tokio::select! {
+                        () = self.deliver(delivery, &mut deliveries, &runner.status) => {}
+                        () = drain.cancelled() => {}
+                    }
+                }
+                () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
+            }
+            if self.unsure && self.serving {
+                let found = self.look_for_unfinished().await;
+                telemetry::SWEPT.add(found.unwrap_or(0));
+            }
+            if self.refill && self.serving {
+                self.refill().await;
+            }
+            self.gauge.set(self.lanes.len());
+        }
+    }
+
+    /// Takes up a delivery and whatever stands behind it.
+    async fn deliver(&mut self, first: Delivery, deliveries: &mut Deliveries, status: &Status) {
+        let mut batch = vec![first];
+        while batch.len() < MAX_ARRIVALS
+            && let Some(delivery) = deliveries.try_next()
+        {
+            batch.push(delivery);
+        }
+        // The first delivery proves that this is the active consumer: whatever was looked up before, a predecessor may have
+        // left more since.
+        if !status.proved() {
+            self.begin_serving(status, true).await;
+        }
+        self.arrive(batch).await;
+    }
+
+    /// The first delivery, or the placement, says that this worker is the one: what a predecessor left comes first.
+    async fn begin_serving(&mut self, status: &Status, proved: bool) {
+        if let Some(found) = self.look_for_unfinished().await {
+            self.serving = true;
+            status.set_serves(proved);
+            tracing::info!(bot = %self.bot, unfinished = found, "serving");
+        }
+    }
+
+    /// Takes up every unfinished row that is not in memory, and counts anew what waits behind the lanes. After a predecessor
+    /// this is what it left; in mid-course, what a lost answer of the database left nobody sure about.
+    async fn look_for_unfinished(&mut self) -> Option<u64> {
+        let mut found = 0;
+        loop {
+            let held: Vec<EventKey> = self.held.keys().cloned().collect();
+            match self.engine.store.unfinished(&self.bot, &held).await {
+                Ok(unfinished) => {
+                    self.lanes.recount(&unfinished.held);
+                    let rows = unfinished.rows.len();
+                    found += rows as u64;
+                    for row in unfinished.rows {
+                        self.hold(Work {
+                            row,
+                            receipt: None,
+                            started: false,
+                        });
+                    }
+                    // A full page: there may be more, and nothing may start before all are in their lanes.
+                    if rows < UNFINISHED_PAGE {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(bot = %self.bot, %error, "cannot look for unfinished events; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                        () = self.stop.cancelled() => return None,
+                    }
+                }
+            }
+        }
+        self.unsure = false;
+        self.looked = Instant::now();
+        for chat in self.lanes.ready() {
+            self.start_next(&chat);
+        }
+        // Whatever waits may be due already, and chats with rows behind them have nothing in memory to call for them.
+        self.refill = true;
+        Some(found)
+    }
+
+    async fn arrive(&mut self, batch: Vec<Delivery>) {
+        let mut arrivals = Vec::with_capacity(batch.len());
+        let mut receipts = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            let envelope = match delivery.payload {
+                Ok(envelope) => envelope,
+                Err(unreadable) => {
+                    archive::bury_unreadable(&self.engine, &self.bot, unreadable, delivery.receipt).await;
+                    continue;
+                }
+            };
+            if let Some(copies) = self.held.get_mut(&envelope.key) {
+                copies.push(delivery.receipt);
+                telemetry::DUPLICATES_DROPPED.add(1);
+                continue;
+            }
+            // Entered at once: a copy in the same batch must not be taken up twice.
+            self.held.insert(envelope.key.clone(), Vec::new());
+            // When half of what may be out is held, a chat gets little of the rest: slow chats must not hold it all.
+            let tight = self.held.len() * 2 > self.prefetch;
+            let intent = self.lanes.reserve(&envelope.chat, tight);
+            arrivals.push(Arrival { envelope, intent });
+            receipts.push(delivery.receipt);
+        }
+        self.begin(arrivals, receipts).await;
+    }
+
+    async fn begin(&mut self, arrivals: Vec<Arrival>, receipts: Vec<Receipt>) {
+        if arrivals.is_empty() {
+            return;
+        }
+        let begun = match self.engine.commits.begin(arrivals.clone()).await {
+            Ok(begun) => begun,
+            // Stopped: all of it comes again. Refused: one bad row among many, so take them up one by one.
+            Err(CommitError::Stopped) => return,
+            Err(CommitError::Refused(_)) if arrivals.len() > 1 => {
+                for (arrival, receipt) in arrivals.into_iter().zip(receipts) {
+                    Box::pin(self.begin(vec![arrival], vec![receipt])).await;
+                }
+                return;
+            }
+            Err(CommitError::Refused(error)) => {
+                for (arrival, receipt) in arrivals.into_iter().zip(receipts) {
+                    self.lanes.cancel(&arrival.envelope.chat, arrival.intent);
+                    self.held.remove(&arrival.envelope.key);
+                    archive::bury_refused(&self.engine, arrival.envelope, &error, receipt).await;
+                }
+                return;
+            }
+        };
+        for ((arrival, receipt), begun) in arrivals.into_iter().zip(receipts).zip(begun) {
+            let envelope = arrival.envelope;
+            match begun {
+                Begun::Taken(row) => {
+                    let started = row.new && arrival.intent == Intent::Start;
+                    self.lanes.cancel(&envelope.chat, arrival.intent);
+                    if !row.new && row.envelope.chat != envelope.chat {
+                        tracing::warn!(event = %envelope.key, "a copy names another chat: the first one counts");
+                    }
+                    self.enter(Work {
+                        row,
+                        receipt: Some(receipt),
+                        started,
+                    });
+                }
+                Begun::Settled { parked } => {
+                    if !(parked && arrival.intent == Intent::Park) {
+                        self.lanes.cancel(&envelope.chat, arrival.intent);
+                        telemetry::DUPLICATES_DROPPED.add(1);
+                        // Or it is our own parking, repeated after its answer was lost.
+                        self.unsure |= arrival.intent == Intent::Park;
+                    }
+                    receipt.ack();
+                    self.release(&envelope.key);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, work: Work) {
+        let chat = work.row.envelope.chat.clone();
+        self.hold(work);
+        self.start_next(&chat);
+    }
+
+    fn hold(&mut self, work: Work) {
+        self.held.entry(work.row.envelope.key.clone()).or_default();
+        let chat = work.row.envelope.chat.clone();
+        self.lanes.enter(&chat, work.row.position, work);
+    }
+
+    fn start_next(&mut self, chat: &Arc<str>) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        if let Some(work) = self.lanes.next(chat) {
+            self.spawn(chat.clone(), work, false);
+        }
+    }
+
+    /// Runs an event in a task of its own; its panic ends this attachment, not the process.
+    fn spawn(&mut self, chat: Arc<str>, mut work: Work, park: bool) {
+        let run = Run {
+            engine: self.engine.clone(),
+            bot: self.current_bot(),
+            handler: self.handler.1.clone(),
+            handlers: self.handlers.clone(),
+            quarantine: self.quarantine.clone(),
+            stop: self.stop.clone(),
+            freezes: self.freezes,
+        };
+        let ended = self.ended.clone();
+        self.running += 1;
+        self.engine.tracker.spawn(async move {
+            let course = async {
+                let end = if park {
+                    run.park(&mut work).await
+                } else {
+                    run.run(&mut work).await
+                };
+                (Some(work), end)
+            };
+            let (work, end) = AssertUnwindSafe(course)
+                .catch_unwind()
+                .await
+                .unwrap_or((None, End::Stopped));
+            // Nobody listens any more once the attachment has ended: the next owner goes by the row.
+            drop(ended.send(Ended {
+                chat,
+                work,
+                end,
+                parked: park,
+            }));
+        });
+    }
+
+    /// The bot as configured now; its handler is rebuilt when the configuration changed.
+    fn current_bot(&mut self) -> Arc<Bot> {
+        if let Some(bot) = self.engine.bots.now().get(self.bot.as_str())
+            && !Arc::ptr_eq(bot, &self.handler.0)
+        {
+            self.handler = (bot.clone(), handler_of(bot));
+        }
+        self.handler.0.clone()
+    }
+
+    async fn ended(
+        &mut self,
+        Ended {
+            chat,
+            work,
+            end,
+            parked,
+        }: Ended,
+    ) {
+        self.running -= 1;
+        let Some(work) = work else {
+            tracing::error!(bot = %self.bot, chat = %chat, "an event's task panicked: the bot is taken up anew");
+            self.broken = true;
+            return;
+        };
+        let key = work.row.envelope.key.clone();
+        if parked {
+            self.evicted(&chat, end);
+        }
+        match end {
+            End::Settled => self.release(&key),
+            End::Waiting { hold } => {
+                self.release(&key);
+                if hold && !parked {
+                    self.lanes.behind(&chat, 1);
+                    self.evict(&chat);
+                }
+            }
+            End::Lost => self.look_again(work).await,
+            // Its row is the next owner's; the delivery must not be acknowledged by anybody.
+            End::Stopped => self.broken |= !self.stop.is_cancelled(),
+        }
+        if !parked {
+            self.lanes.ended(&chat);
+        }
+        self.start_next(&chat);
+        self.refill |= self.lanes.wants_refill(&chat);
+    }
+
+    /// What stands in memory behind an event that waits must not pass it: it goes behind it in the Store. Counted at once, so
+    /// that nothing passes while the commits are on their way.
+    fn evict(&mut self, chat: &Arc<str>) {
+        let evicted = self.lanes.evict(chat);
+        if evicted.is_empty() {
+            return;
+        }
+        self.lanes.behind(chat, evicted.len() as u64);
+        *self.evicting.entry(chat.clone()).or_default() += evicted.len();
+        for work in evicted {
+            self.spawn(chat.clone(), work, true);
+        }
+    }
+
+    fn evicted(&mut self, chat: &Arc<str>, end: End) {
+        if let Some(count) = self.evicting.get_mut(chat) {
+            *count -= 1;
+            if *count == 0 {
+                self.evicting.remove(chat);
+            }
+        }
+        if !matches!(end, End::Waiting { .. }) {
+            self.lanes.came_back(chat);
+        }
+    }
+
+    /// Somebody else has raised the fence. With a delivery in hand: if they have finished, it can go; if not, the newest owner
+    /// goes on. Without one the row is looked for among the unfinished.
+    async fn look_again(&mut self, work: Work) {
+        let copy = self.held.get_mut(&work.row.envelope.key).and_then(Vec::pop);
+        let Some(receipt) = work.receipt.or(copy) else {
+            self.held.remove(&work.row.envelope.key);
+            self.unsure = true;
+            return;
+        };
+        let arrival = Arrival {
+            envelope: work.row.envelope.clone(),
+            intent: Intent::Hold,
+        };
+        self.lanes.place(&arrival.envelope.chat);
+        self.begin(vec![arrival], vec![receipt]).await;
+    }
+
+    /// The event has left memory: copies of it can be acknowledged, its row says what happened.
+    fn release(&mut self, key: &EventKey) {
+        for copy in self.held.remove(key).unwrap_or_default() {
+            copy.ack();
+        }
+    }
+
+    async fn refill(&mut self) {
+        self.refill = false;
+        if self.stop.is_cancelled() || self.held.len() >= MAX_HELD {
+            return;
+        }
+        let mut full = self.lanes.full();
+        full.extend(self.evicting.keys().cloned());
+        match self.engine.store.take_due(&self.bot, &full, REFILL, MAX_DUE).await {
+            Ok(rows) => {
+                self.refill = rows.len() >= MAX_DUE as usize;
+                let all = full.is_empty() && !self.refill;
+                for row in rows {
+                    if row.held {
+                        self.lanes.came_back(&row.envelope.chat);
+                    }
+                    self.enter(Work {
+                        row,
+                        receipt: None,
+                        started: false,
+                    });
+                }
+                self.unsure |= all && self.lanes.is_starved() && self.looked.elapsed() > RECOUNT;
+            }
+            Err(error) => {
+                tracing::warn!(bot = %self.bot, %error, "cannot look into the waiting room");
+                // The rows may be taken up all the same.
+                self.unsure = true;
+            }
+        }
+    }
+
+    /// Lets what runs come to its end: requests on the wire are answered, outcomes committed, deliveries acknowledged.
+    async fn settle_running(&mut self, endings: &mut mpsc::UnboundedReceiver<Ended>) {
+        while self.running > 0 {
+            let Some(ended) = endings.recv().await else { return };
+            self.running -= 1;
+            if let Some(work) = ended.work
+                && matches!(ended.end, End::Settled | End::Waiting { .. })
+            {
+                self.release(&work.row.envelope.key);
+            }
+        }
+    }
+}
+
+/// The bot's handler. Its rules were compiled once when the configuration was read; should that ever not be enough, the
+/// events wait for a better configuration instead of being answered wrongly.
+fn handler_of(bot: &Bot) -> Arc<dyn Handler> {
+    handler::build(&bot.handler).unwrap_or_else(|error| {
+        tracing::error!(bot = %bot.id, %error, "this bot's handler cannot be built: its events wait");
+        Arc::new(Unusable(error.to_string()))
+    })
+}
+
+struct Unusable(String);
+
+#[async_trait]
+impl Handler for Unusable {
+    async fn plan(&self, _event: &Event) -> Result<Plan, HandlerError> {
+        Err(HandlerError::Retry(self.0.clone()))
+    }
+}
