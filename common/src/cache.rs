@@ -44,8 +44,7 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot be reached: the slot is lost, which only costs utilisation.
     async fn give_back(&self, levels: &[Level], slot: &Slot) -> Result<(), CacheError>;
 
-    /// Counts a slot from now instead of from its time, because its send may only now have arrived. Gives the slot's new
-    /// name.
+    /// Counts a slot as if its send arrived now, because it may have. Gives the slot's new name.
     ///
     /// # Errors
     /// When the cache cannot be reached: the slot counts from its own time.

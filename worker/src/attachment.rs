@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
+use openclaw_common::quota;
 use openclaw_common::store::{Arrival, Begun, Intent, UNFINISHED_PAGE};
 use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,6 +26,7 @@ use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
 use crate::lanes::{Lanes, REFILL};
+use crate::levels;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
 
@@ -261,6 +263,11 @@ impl Attachment {
         }
         self.unsure = false;
         self.looked = Instant::now();
+        if found > 0 && !self.serving {
+            // A predecessor may have died with requests on the wire: they may arrive until nobody waits for them any more.
+            let key = levels::bot_key(&self.handler.0);
+            self.engine.quota.pause(&key, quota::QUIET).await;
+        }
         for chat in self.lanes.ready() {
             self.start_next(&chat);
         }

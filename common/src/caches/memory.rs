@@ -123,10 +123,8 @@ impl Cache for Memory {
 
     async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError> {
         let (at, id) = slot_of(slot)?;
-        let mut board = lock(&self.board);
-        let now = self.now();
-        board.hold(now, levels, at, id);
-        Ok(Slot(format!("{}:{id}", at.max(now))))
+        let held = lock(&self.board).hold(self.now(), levels, at, id);
+        Ok(Slot(format!("{held}:{id}")))
     }
 
     async fn pause(&self, key: &str, pause: Duration) -> Result<(), CacheError> {

@@ -25,7 +25,7 @@ use self::guard::Guard;
 use self::link::{Epoch, Link};
 use crate::cache::{Cache, CacheError, Claim, Level, Member, Slot, Take};
 use crate::envelope::EventKey;
-use crate::quota::{JITTER, LATE_GUARD, QUIET};
+use crate::quota::{GUARD, JITTER, LATE_GUARD, QUIET};
 use crate::secret::Secret;
 
 /// Time limit of the dedup calls, inside ingest's budget of 3 s (`reliability.md` D8).
@@ -188,7 +188,7 @@ impl Cache for Redis {
             return Ok(slot.clone());
         }
         let mut call = self.hold.prepare_invoke();
-        call.arg(&slot.0);
+        call.arg(&slot.0).arg(micros(GUARD));
         for level in levels {
             call.key(log_key(level));
         }

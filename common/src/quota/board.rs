@@ -143,24 +143,23 @@ impl Board {
         }
     }
 
-    /// Counts a slot from `now` instead of from its time `at`: its send may only now have arrived.
-    pub fn hold(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
-        if at >= now {
-            return;
+    /// Counts a slot as if its send arrived `now`, and says from when it counts: the guard that every slot carries is for
+    /// arrivals after it, and this one is not later than now.
+    pub fn hold(&mut self, now: u64, levels: &[Level], at: u64, id: u64) -> u64 {
+        let held = now.saturating_sub(micros(GUARD));
+        if at >= held {
+            return at;
         }
         for level in levels {
-            for log in self
-                .levels
-                .get_mut(&level.key)
-                .into_iter()
-                .flat_map(|state| &mut state.logs)
-            {
+            let state = self.levels.get_mut(&level.key);
+            for log in state.into_iter().flat_map(|state| &mut state.logs) {
                 if let Ok(index) = log.slots.binary_search(&(at, id)) {
                     log.slots.remove(index);
-                    log.insert(now, now, id);
+                    log.insert(now, held, id);
                 }
             }
         }
+        held
     }
 
     /// Grants nothing of a level before `until`.

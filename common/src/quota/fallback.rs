@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BOT, Board, GUARD, Offer, QUIET};
+use super::{BOT, Board, Offer, QUIET};
 use crate::cache::Level;
 
 /// How long calls must have failed before the process goes on alone: a server that forks or stalls for a moment is not down.
@@ -124,20 +124,25 @@ impl Fallback {
         }
     }
 
-    /// Notes a slot that the cache granted, unless this process alone has already sent too much for it: a cache that
-    /// forgot is silent for the shortest windows only, so the longer ones are checked against this process's own memory.
-    pub(super) fn admit(&mut self, now: Instant, levels: &[Level], at: Instant) -> Result<u64, (Instant, usize)> {
-        // Both times are this machine's, and each is off by up to a round trip: the guard is the tolerance.
-        let slot = self.micros(at + GUARD);
-        let long = levels.iter().enumerate().filter(|(_, level)| level.window > QUIET);
-        for (index, level) in long {
+    /// Notes a slot that the cache granted for `at` and that counts from `from`, unless this process knows better: of sends
+    /// whose answers came late and whose news did not reach the cache in time, and of what a cache forgot. Both times are this
+    /// machine's, so there is nothing to tolerate: for what one process sends, the limit holds whatever the cache says.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        levels: &[Level],
+        at: Instant,
+        from: Instant,
+    ) -> Result<u64, (Instant, usize)> {
+        let slot = self.micros(at);
+        for (index, level) in levels.iter().enumerate() {
             let fits = self.board.earliest(level, slot);
             if fits > slot {
                 return Err((self.origin + Duration::from_micros(fits), index));
             }
         }
-        let (now, at) = (self.micros(now), self.micros(at));
-        Ok(self.board.record(now, levels, at))
+        let (now, from) = (self.micros(now), self.micros(from));
+        Ok(self.board.record(now, levels, from))
     }
 
     pub(super) fn give_back(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) {
@@ -145,10 +150,11 @@ impl Fallback {
         self.board.give_back(now, levels, at, id);
     }
 
-    /// Counts a slot from `now`.
-    pub(super) fn hold(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) {
+    /// Counts a slot as if its send arrived `now`, and says from when it counts.
+    pub(super) fn hold(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) -> Instant {
         let (now, at) = (self.micros(now), self.micros(at));
-        self.board.hold(now, levels, at, id);
+        let held = self.board.hold(now, levels, at, id);
+        self.instant(held)
     }
 
     pub(super) fn pause(&mut self, key: &str, until: Instant) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{GUARD, JITTER, LATE_GUARD, Offer};
+use super::{JITTER, LATE_GUARD, Offer};
 use crate::cache::{Cache, Level, Slot, Take};
 
 /// After a failed call: long enough not to spin, short against a send's interval.
@@ -36,7 +36,7 @@ pub struct Permit {
     pub waited: Duration,
     /// Whether this process gave it alone, because the cache is down.
     pub degraded: bool,
-    at: Instant,
+    from: Instant,
     latest: Instant,
     slot: Option<Slot>,
     id: u64,
@@ -74,6 +74,8 @@ enum Answer {
 
 struct Held {
     at: Instant,
+    /// From when it counts: a guard before the latest arrival of a send that is in time.
+    from: Instant,
     latest: Instant,
     /// Of the cache; `None` when this process gave it alone.
     slot: Option<Slot>,
@@ -118,7 +120,7 @@ impl Quota {
             return Ok(Permit {
                 waited: Duration::ZERO,
                 degraded: false,
-                at: came,
+                from: came,
                 latest: came + LATE_GUARD,
                 slot: None,
                 id: NO_ID,
@@ -139,7 +141,7 @@ impl Quota {
                 return Ok(Permit {
                     waited: now - came,
                     degraded: held.slot.is_none(),
-                    at: held.at,
+                    from: held.from,
                     latest: held.latest,
                     slot: held.slot,
                     id: held.id,
@@ -155,8 +157,8 @@ impl Quota {
     pub async fn sending<T>(&self, levels: &[Level], mut permit: Permit, send: impl Future<Output = T>) -> T {
         let mut send = std::pin::pin!(send);
         // Arrivals until here are paid for by the guard that every slot carries.
-        let mut covered = permit.latest + JITTER;
-        let mut renew = covered;
+        let covered = permit.latest + JITTER;
+        let mut renew = Instant::now() + HOLD;
         loop {
             tokio::select! {
                 biased;
@@ -167,20 +169,15 @@ impl Quota {
                     return answer;
                 }
                 () = sleep_until(renew) => {
-                    // The cache counts from when it is asked or later.
-                    let asked = Instant::now();
                     self.hold(levels, &mut permit).await;
-                    covered = asked + GUARD;
-                    renew = asked + HOLD;
+                    renew = Instant::now() + HOLD;
                 }
             }
         }
     }
 
     async fn hold(&self, levels: &[Level], permit: &mut Permit) {
-        let now = Instant::now();
-        self.fallback().hold(now, levels, permit.at, permit.id);
-        permit.at = now;
+        permit.from = self.fallback().hold(Instant::now(), levels, permit.from, permit.id);
         let Some(slot) = &permit.slot else { return };
         match self.cache.hold(levels, slot).await {
             Ok(slot) => permit.slot = Some(slot),
@@ -263,15 +260,18 @@ impl Quota {
         match answer {
             Ok(Take::Granted { wait, slack, slot }) => {
                 let at = now + wait;
+                // What the round trip took of the late guard, the slot lies earlier than seen from here.
+                let from = at + slack - LATE_GUARD;
                 let admitted = {
                     let mut fallback = self.fallback();
                     fallback.answered(now);
-                    fallback.admit(now, levels, at)
+                    fallback.admit(now, levels, at, from)
                 };
                 let slot = Some(slot);
                 match admitted {
                     Ok(id) => Answer::Slot(Held {
                         at,
+                        from,
                         latest: at + slack,
                         slot,
                         id,
@@ -282,6 +282,7 @@ impl Quota {
                             levels,
                             Held {
                                 at,
+                                from,
                                 latest: at,
                                 slot,
                                 id,
@@ -313,6 +314,7 @@ impl Quota {
                 let at = fallback.instant(at);
                 Answer::Slot(Held {
                     at,
+                    from: at,
                     latest: at + LATE_GUARD,
                     slot: None,
                     id,
@@ -326,7 +328,7 @@ impl Quota {
     }
 
     async fn return_slot(&self, levels: &[Level], held: Held) {
-        self.fallback().give_back(Instant::now(), levels, held.at, held.id);
+        self.fallback().give_back(Instant::now(), levels, held.from, held.id);
         if let Some(slot) = held.slot
             && let Err(error) = self.cache.give_back(levels, &slot).await
         {
