@@ -147,9 +147,6 @@ impl Board {
     /// arrivals after it, and this one is not later than now.
     pub fn hold(&mut self, now: u64, levels: &[Level], at: u64, id: u64) -> u64 {
         let held = now.saturating_sub(micros(GUARD));
-        if at >= held {
-            return at;
-        }
         for level in levels {
             let state = self.levels.get_mut(&level.key);
             for log in state.into_iter().flat_map(|state| &mut state.logs) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{JITTER, LATE_GUARD, Offer};
+use super::{JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer};
 use crate::cache::{Cache, Level, Slot, Take};
 
 /// After a failed call: long enough not to spin, short against a send's interval.
@@ -151,19 +151,21 @@ impl Quota {
         }
     }
 
-    /// Carries out a send under its permit, and keeps its slot for as long as nobody can tell whether the message has
-    /// arrived. The platform counts arrivals, and an arrival lies anywhere between slot and answer: what takes longer than
-    /// [`GUARD`] counts from its answer on. Without this a slow network, or a busy machine, breaks the limit.
+    /// Carries out a send under its permit. The platform counts arrivals, and an arrival lies anywhere between slot and
+    /// answer, so a slot counts from its answer: a late one keeps it (a slow network or a busy machine would break the limit),
+    /// an early one gives back most of the guard. While there is none, the slot is renewed.
     pub async fn sending<T>(&self, levels: &[Level], mut permit: Permit, send: impl Future<Output = T>) -> T {
         let mut send = std::pin::pin!(send);
         // Arrivals until here are paid for by the guard that every slot carries.
         let covered = permit.latest + JITTER;
+        // Of a large limit the guard is a small part: not worth a call of the cache for each send.
+        let precise = levels.iter().any(|level| level.count <= LARGEST_SEARCHED);
         let mut renew = Instant::now() + HOLD;
         loop {
             tokio::select! {
                 biased;
                 answer = &mut send => {
-                    if Instant::now() > covered {
+                    if precise || Instant::now() > covered {
                         self.hold(levels, &mut permit).await;
                     }
                     return answer;
