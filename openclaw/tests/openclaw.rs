@@ -4,6 +4,7 @@
 mod openclaw {
     mod bots;
     mod command_line;
+    mod faults;
     mod heavy;
     mod pipeline;
     mod process;

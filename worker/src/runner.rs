@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source};
 use openclaw_common::store::{Arrival, Begun, Intent};
 use openclaw_common::telemetry;
@@ -363,6 +364,7 @@ impl Attachment {
     }
 
     async fn arrive(&mut self, batch: Vec<Delivery>) {
+        fail_point("W0", "");
         let mut arrivals = Vec::with_capacity(batch.len());
         let mut receipts = Vec::with_capacity(batch.len());
         for delivery in batch {
@@ -410,6 +412,7 @@ impl Attachment {
                 return;
             }
         };
+        fail_point("T1", "");
         for ((arrival, receipt), begun) in arrivals.into_iter().zip(receipts).zip(begun) {
             let envelope = arrival.envelope;
             match begun {
@@ -566,6 +569,9 @@ impl Attachment {
         let full = self.lanes.full();
         match self.engine.store.take_due(&self.bot, &full, REFILL, MAX_DUE).await {
             Ok(rows) => {
+                if !rows.is_empty() {
+                    fail_point("R3", "");
+                }
                 self.refill = rows.len() >= MAX_DUE as usize;
                 let all = full.is_empty() && !self.refill;
                 for row in rows {
