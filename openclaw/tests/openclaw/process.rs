@@ -1,5 +1,6 @@
 //! A running `openclaw` process.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -154,6 +155,21 @@ impl Process {
         kill_process(Pid::from_raw(self.child.id().cast_signed()).unwrap(), signal).unwrap();
     }
 
+    /// The log of a process in a test that failed is what its reader needs.
+    fn keep(&self, log: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-logs");
+        let name = format!(
+            "{}-{}-{}",
+            std::thread::current().name().unwrap_or("test").replace("::", "."),
+            self.role,
+            self.child.id()
+        );
+        // Without the log the failure still stands.
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(folder.join(name), log))
+            .ok();
+    }
+
     /// Everything it has said so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
@@ -165,10 +181,11 @@ impl Drop for Process {
         // Already gone when killed or stopped on purpose.
         self.child.kill().ok();
         self.child.wait().ok();
+        let log = self.log();
         if std::thread::panicking() {
+            self.keep(&log);
             return;
         }
-        let log = self.log();
         for line in log.lines() {
             let secret = SECRETS.iter().any(|secret| line.contains(secret));
             assert!(!secret, "openclaw {} prints a secret: {line}", self.role);

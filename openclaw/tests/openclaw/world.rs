@@ -230,12 +230,36 @@ impl World {
             if replied != last.0 {
                 last = (replied, Instant::now());
             }
-            assert!(
-                last.1.elapsed() < Duration::from_secs(25),
-                "{replied} of {owed} answered, and no more are coming"
-            );
+            if last.1.elapsed() > Duration::from_secs(25) {
+                let found = self.found().await;
+                panic!("{replied} of {owed} answered, and no more are coming; {found}");
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Where events are, for the reader of a failure: rows by state and bot, messages ready by queue.
+    async fn found(&self) -> String {
+        let Some(shared) = &self.shared else {
+            return String::new();
+        };
+        let pool = sqlx::PgPool::connect(shared.database.url()).await.unwrap();
+        let rows: Vec<(String, String, i64)> =
+            sqlx::query_as("SELECT bot, state, count(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2")
+                .fetch_all(&pool)
+                .await
+                .unwrap();
+        pool.close().await;
+        let mut queues = Vec::new();
+        for bot in self.bots.iter().map(|bot| &*bot.bot) {
+            let queue = format!("openclaw.v1.bot.{bot}");
+            let depth = shared.rabbitmq.depth(&queue).await;
+            queues.push((queue, depth));
+        }
+        for queue in ["openclaw.v1.unrouted", "openclaw.v1.dead"] {
+            queues.push((queue.to_owned(), shared.rabbitmq.depth(queue).await));
+        }
+        format!("rows {rows:?}, ready {queues:?}")
     }
 
     /// The judge's report; fails the test unless every promise was kept.

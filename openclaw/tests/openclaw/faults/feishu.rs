@@ -1,5 +1,8 @@
 //! The platform's answers: lost, late, refusing.
 
+use std::fs;
+use std::path::PathBuf;
+
 use openclaw_sim::Api;
 use openclaw_sim::clock::monotonic_us;
 use openclaw_sim::faults::{Fault, Scope};
@@ -141,20 +144,23 @@ async fn row_26_tokens_revoked() {
     );
 }
 
+/// The library that shifts a process's clock: Debian's package `faketime`, which `./dev test faults` installs.
+fn faketime() -> PathBuf {
+    let libraries = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let mut libraries = libraries.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|library| library.exists()).unwrap()
+}
+
 /// The worker's clock is an hour ahead, the other one's an hour behind (libfaketime).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_31_clocks_an_hour_off() {
     let world = world(4).await;
     let ingest = Process::start("ingest", world.path()).await;
-    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-    assert!(
-        std::path::Path::new(library).exists(),
-        "{library} is missing: `./dev services up` installs it"
-    );
+    let library = faketime();
     let mut processes = vec![ingest];
     for offset in ["+1h", "-1h"] {
         let variables = [
-            ("LD_PRELOAD", library),
+            ("LD_PRELOAD", library.to_str().unwrap()),
             ("FAKETIME", offset),
             // A machine's monotonic clock is never off by an hour: it counts from the boot.
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
