@@ -25,6 +25,10 @@ const BEAT: Duration = Duration::from_secs(1);
 const MEMBER_TTL: Duration = Duration::from_secs(10);
 /// How long a standby waits for the primary to attach first.
 const STANDBY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a bot must have been nobody's before a worker serves it without a delivery. Longer than it takes an announcement
+/// to come round (two beats): after a broken link everybody attaches at once, the broker chooses one, and a second one that
+/// serves as well, because it has not heard of the first yet, would answer what waits in its own order.
+const SERVE_PATIENCE: Duration = Duration::from_secs(4);
 /// A bot moves back to its primary at most so often.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(60);
 
@@ -80,6 +84,7 @@ pub(crate) struct Placement {
     members: Vec<(String, Note)>,
     runners: JoinSet<(BotId, Option<Deliveries>)>,
     standby_since: HashMap<BotId, Instant>,
+    unserved_since: HashMap<BotId, Instant>,
     given_back: HashMap<BotId, Instant>,
 }
 
@@ -93,6 +98,7 @@ impl Placement {
             members: Vec::new(),
             runners: JoinSet::new(),
             standby_since: HashMap::new(),
+            unserved_since: HashMap::new(),
             given_back: HashMap::new(),
         }
     }
@@ -196,6 +202,7 @@ impl Placement {
                 .get(bot)
                 .map(|place| (place.status.clone(), place.revoked.clone()))
         });
+        let mut unserved = false;
         match (place, rank) {
             (None, Some(0)) => self.attach(bot),
             (None, Some(1)) => {
@@ -209,13 +216,20 @@ impl Placement {
                     if rank.is_none_or(|rank| rank > 1) {
                         revoked.cancel();
                     } else if !served_elsewhere && !consumed_above {
-                        self.roster.tell(bot, Command::Serve);
+                        unserved = true;
+                        let since = *self.unserved_since.entry(bot.clone()).or_insert_with(Instant::now);
+                        if since.elapsed() > SERVE_PATIENCE {
+                            self.roster.tell(bot, Command::Serve);
+                        }
                     }
                 } else if rank != Some(0) && consumed_above && self.may_give_back(bot) {
                     self.roster.tell(bot, Command::GiveBack);
                 }
             }
             _ => {}
+        }
+        if !unserved {
+            self.unserved_since.remove(bot);
         }
         if rank != Some(1) {
             self.standby_since.remove(bot);
