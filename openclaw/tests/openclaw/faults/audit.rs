@@ -60,6 +60,12 @@ impl Audit {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let mut expected = self.expected.clone();
+        if self.dead > 0 && expected.excused.is_empty() {
+            expected.excused = dead_keys(world).await;
+        }
+        // Once while the processes live, so that a failure keeps their logs; once more when nothing can follow.
+        world.judge(pusher, &expected);
         for process in processes {
             if process.role == "ingest" {
                 process.kill();
@@ -75,10 +81,6 @@ impl Audit {
                 rabbitmq.depth(&queue).await.unwrap_or(0) == 0
             })
             .await;
-        }
-        let mut expected = self.expected.clone();
-        if self.dead > 0 && expected.excused.is_empty() {
-            expected.excused = dead_keys(world).await;
         }
         world.judge(pusher, &expected)
     }

@@ -224,14 +224,11 @@ async fn row_11_bot_queue_deleted_while_consumed() {
     let pusher = world.pusher(&[&processes[0]], patient());
     pusher.open_loop(20.0, world.workload(2).take(10)).await;
     world.answered(&pusher).await;
-    for delay in [0.0, 0.05, 0.2, 1.0, 2.0] {
+    for _ in 0..3 {
         // What was in the queue would be lost with it: it is empty, and 20 events follow at once.
         shared(&world).rabbitmq.delete_queue("openclaw.v1.bot.bot0").await;
-        lasts(seconds(delay)).await;
         pusher.open_loop(200.0, world.workload(20).take(20)).await;
-        lasts(seconds(5.0)).await;
-        let lost = pusher.log(|log| log.totals().owed) - world.sim.ledger(|ledger| ledger.totals().replied);
-        figure("11", &format!("delay {delay}: {lost} missing"));
+        world.answered(&pusher).await;
     }
     // An event that waited in `unrouted` may be overtaken by one that found the new queue.
     let report = Audit::unordered().check(&world, &pusher, processes).await;

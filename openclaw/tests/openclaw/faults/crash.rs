@@ -151,10 +151,17 @@ async fn archiver_dies_at(point: &str, times: u32) {
         assert_eq!(ended.signal(), Some(ABORTED), "{ended}\n{}", worker.log());
     }
     let worker = Process::start("worker", world.path()).await;
+    // An archiver that has just begun says so before its commit; stopping lets it finish.
+    eventually("the message is archived", seconds(20.0), async || {
+        worker.log().contains("message given up")
+    })
+    .await;
     eventually("the message is a dead letter", seconds(20.0), async || {
         query::<(i64,)>(&world, "SELECT count(*) FROM dead_letters").await == (1,)
     })
     .await;
+    // Its acknowledgement follows the commit at once.
+    super::lasts(seconds(0.5)).await;
     assert!(worker.stop().await.success());
     eventually("the queue is empty", seconds(10.0), async || {
         shared(&world).rabbitmq.depth("openclaw.v1.dead").await == Some(0)
