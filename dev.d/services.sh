@@ -138,7 +138,10 @@ OPENCLAW_TEST_AMQP_URL=amqp://$user@$at:$AMQP_PORT/%2f
 OPENCLAW_TEST_RABBITMQ_API=http://$user@$at:$API_PORT
 OPENCLAW_TEST_REDIS_URL=redis://$at:$REDIS_PORT
 OPENCLAW_TEST_DATABASE_URL=postgres://postgres@$at:$POSTGRES_PORT/postgres
+OPENCLAW_TEST_NODES=$HOME_DIR/rabbitmq/nodes
+OPENCLAW_TEST_EPMD_PORT=$EPMD_PORT
 END
+    mkdir -p "$HOME_DIR/rabbitmq/nodes"
 }
 
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
@@ -202,36 +205,9 @@ start_postgres() {
 
 start_rabbitmq() {
     local dir=$HOME_DIR/rabbitmq
-    mkdir -p "$dir/home"
-    head -c 24 /dev/urandom | base64 | tr -d '+/=\n' >"$dir/home/.erlang.cookie"
-    chmod 600 "$dir/home/.erlang.cookie"
-    echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange].' >"$dir/enabled_plugins"
-    echo '[].' >"$dir/advanced.config"
-    cat >"$dir/rabbitmq.conf" <<END
-listeners.tcp.default = 127.0.0.1:$AMQP_PORT
-management.tcp.ip = 127.0.0.1
-management.tcp.port = $API_PORT
-prometheus.tcp.ip = 127.0.0.1
-prometheus.tcp.port = $RABBIT_METRICS_PORT
-default_user = $RABBIT_USER
-default_pass = $RABBIT_PASSWORD
-default_user_tags.administrator = true
-vm_memory_high_watermark.absolute = 2GB
-disk_free_limit.absolute = 500MB
-END
-    (
-        # A private epmd (Erlang's name server) keeps several projects on one machine apart; everything on loopback.
-        export HOME=$dir/home ERL_EPMD_PORT=$EPMD_PORT ERL_EPMD_ADDRESS=127.0.0.1
-        export RABBITMQ_NODENAME=openclaw$PORT_BASE@localhost RABBITMQ_DIST_PORT=$ERLANG_PORT
-        export RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$AMQP_PORT
-        export RABBITMQ_MNESIA_BASE=$dir/mnesia RABBITMQ_LOG_BASE=$dir/log RABBITMQ_LOGS=$dir/log/node.log
-        export RABBITMQ_PID_FILE=$dir/pid RABBITMQ_CONFIG_FILE=$dir/rabbitmq.conf
-        export RABBITMQ_ADVANCED_CONFIG_FILE=$dir/advanced.config RABBITMQ_CONF_ENV_FILE=/dev/null
-        export RABBITMQ_GENERATED_CONFIG_DIR=$dir/generated RABBITMQ_FEATURE_FLAGS_FILE=$dir/feature_flags
-        export RABBITMQ_ENABLED_PLUGINS_FILE=$dir/enabled_plugins
-        export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
-        detached "$dir" "$RABBIT_BIN/rabbitmq-server"
-    )
+    mkdir -p "$dir"
+    detached "$dir" "$ROOT/dev.d/rabbitmq-node.bash" "$dir" "$AMQP_PORT" "$API_PORT" "$RABBIT_METRICS_PORT" \
+        "$ERLANG_PORT" "$EPMD_PORT" rabbitmq-server
 }
 
 # detached FOLDER PROGRAM...: in a session of its own, so that Ctrl-C in a test run does not reach it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# [FILTER]: all tests (or those whose name contains FILTER) against real servers, which are started when needed
+# [FILTER | faults [ROW]]: all tests (or those whose name contains FILTER; or the whole fault matrix) against real servers
 # shellcheck shell=bash
 
 # shellcheck source=dev.d/services.sh
@@ -19,12 +19,26 @@ main() {
     for argument in "$@"; do
         case $argument in -p* | --package*) scope=() ;; esac
     done
-    if have cargo-nextest; then
+    if [[ ${1:-} == faults ]]; then
+        fault_matrix "${@:2}"
+    elif have cargo-nextest; then
         # nextest runs no documentation tests.
         if (($# == 0)); then cargo test --workspace --doc --quiet; fi
         cargo nextest run "${scope[@]}" "$@"
     else
         say "cargo-nextest is not installed, so there is no time limit per test (cargo install --locked cargo-nextest)"
-        cargo test "${scope[@]}" "$@"
+        cargo test "${scope[@]}" "$@" -- --skip faults::
     fi
+}
+
+# fault_matrix [ROW...]: one row at a time (`.config/nextest.toml`), a line for each; what they measured comes last.
+fault_matrix() {
+    have cargo-nextest || die "the fault matrix needs its limits per test: cargo install --locked cargo-nextest"
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || install_packages faketime
+    local figures=$ROOT/target/faults/figures status=0
+    rm -f "$figures"
+    cargo nextest run --profile faults --package openclaw "$@" || status=$?
+    if [[ -f $figures ]]; then sort "$figures"; fi
+    good "$([[ $status == 0 ]] && echo 'every row holds' || echo 'SOME ROWS DO NOT HOLD') ($(elapsed))"
+    return "$status"
 }

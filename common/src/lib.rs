@@ -13,6 +13,7 @@
 //! | [`replay`] | replaying dead letters with care |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
+//! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
 //! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod crypto;
 pub mod data_dir;
 pub mod envelope;
+pub mod fail_point;
 pub mod health;
 pub mod queue;
 pub mod queues;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use openclaw_common::cache::{Cache, Claim};
 use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Link, PublishError, Queue};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::telemetry;
@@ -195,7 +196,7 @@ impl Course {
         let number = self.acceptor.claims.fetch_add(1, Ordering::Relaxed);
         let claim = format!("{:x}-{number:x}", self.acceptor.process);
         match self.acceptor.claim(key, &claim, begun).await {
-            Claimed::Ours | Claimed::Unfiltered => {}
+            Claimed::Ours | Claimed::Unfiltered => fail_point("I1", &key.key),
             Claimed::Done => return answer(Outcome::Stored(Stored::Before)),
             Claimed::Others => return answer(Outcome::NotStored),
         }
@@ -204,10 +205,12 @@ impl Course {
             .unwrap_or_else(|_| Err(PublishError::Unknown("no confirm in time".to_owned())));
         match published {
             Ok(()) => {
+                fail_point("I3", &key.key);
                 answer(Outcome::Stored(Stored::New));
                 if let Err(error) = cache.finish(key, dedup_ttl).await {
                     tracing::debug!(event = %key, %error, "stored, but not marked: the next push of it is stored again");
                 }
+                fail_point("I4", &key.key);
             }
             Err(error) => {
                 tracing::debug!(bot = %envelope.bot, event = %key, %error, "not stored");

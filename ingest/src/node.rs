@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, Method, Response};
 use openclaw_common::bot::{Bot, Bots};
 use openclaw_common::cache::Cache;
 use openclaw_common::config::Config;
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::health::{Health, health_routes};
 use openclaw_common::queue::Queue;
 use openclaw_common::seal::KeyRing;
@@ -182,10 +183,12 @@ impl Node {
                 "the bot's queue is full (`message.queue_size`): push the event again later",
             ));
         };
+        fail_point("I0", &envelope.key.key);
         let stored = self
             .acceptor
             .accept(envelope, bot.message.dedup_ttl, begun, (permit, room))
             .await?;
+        fail_point("I5", "");
         Ok(match stored {
             _ if card => Reply::Card(card::answer(bot.feishu.card_toast.as_ref())),
             Stored::New => Reply::Accepted,

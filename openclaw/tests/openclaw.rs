@@ -5,6 +5,7 @@ mod openclaw {
     mod bots;
     mod command_line;
     mod dlq;
+    mod faults;
     mod heavy;
     mod pipeline;
     mod process;

@@ -1,6 +1,6 @@
 //! Where the shared servers are: from the environment (`./dev test` sets it), else from what `./dev services up` wrote.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The broker's AMQP address, with user, password and the default virtual host.
 pub(crate) fn amqp() -> String {
@@ -15,6 +15,17 @@ pub(crate) fn rabbitmq_api() -> String {
 /// PostgreSQL's maintenance database, as a user who may create databases.
 pub(crate) fn database() -> String {
     address("OPENCLAW_TEST_DATABASE_URL")
+}
+
+/// Where brokers of a test's own live: under the shared one's folder, so that `./dev services down` finds what a killed
+/// test left behind.
+pub(crate) fn nodes() -> PathBuf {
+    address("OPENCLAW_TEST_NODES").into()
+}
+
+/// The port of the name server that all private brokers share.
+pub(crate) fn epmd_port() -> String {
+    address("OPENCLAW_TEST_EPMD_PORT")
 }
 
 #[expect(

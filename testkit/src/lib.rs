@@ -3,6 +3,7 @@
 //! | file | gives a test |
 //! |---|---|
 //! | `rabbitmq` | [`Vhost`]: a virtual host of its own on the shared broker |
+//! | `node` | [`RabbitNode`]: a broker of its own, which it may stop, kill and starve |
 //! | `redis` | [`RedisProcess`]: a Redis of its own, which it may kill, pause and restart |
 //! | `postgres` | [`Database`]: a database of its own on the shared server |
 //! | `addresses` | where the shared servers are: `./dev services up` started them |
@@ -16,14 +17,20 @@
     reason = "test support: a missing server is a failed test, and the text says how to get one"
 )]
 
+use std::net::{Ipv4Addr, TcpListener};
+
+use rand::Rng as _;
+
 mod addresses;
 mod cleanup;
 mod eventually;
+mod node;
 mod postgres;
 mod rabbitmq;
 mod redis;
 
 pub use eventually::eventually;
+pub use node::RabbitNode;
 pub use postgres::Database;
 pub use rabbitmq::Vhost;
 pub use redis::RedisProcess;
@@ -41,6 +48,14 @@ impl Servers {
         Vhost::create().await
     }
 
+    /// A broker process of the test's own, about 10 s.
+    ///
+    /// # Panics
+    /// When RabbitMQ cannot be started.
+    pub async fn rabbitmq_node() -> RabbitNode {
+        RabbitNode::start().await
+    }
+
     /// An empty Redis process, about 20 ms.
     ///
     /// # Panics
@@ -55,6 +70,17 @@ impl Servers {
     /// When PostgreSQL is not running; the text says how to start it.
     pub async fn postgres() -> Database {
         Database::create().await
+    }
+}
+
+/// A free port below the kernel's range for outgoing connections, so that none of these can take it between a kill
+/// and a restart.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::rng().random_range(20_000..32_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
     }
 }
 

@@ -20,9 +20,14 @@ pub struct Vhost {
 
 impl Vhost {
     pub(crate) async fn create() -> Self {
+        Self::create_on(&addresses::amqp(), &addresses::rabbitmq_api()).await
+    }
+
+    /// On the broker with these addresses.
+    pub(crate) async fn create_on(amqp_url: &str, api_url: &str) -> Self {
         let name = unique_name();
-        let api = Api::new();
-        let (server, _default) = addresses::amqp()
+        let api = Api::new(api_url);
+        let (server, _default) = amqp_url
             .rsplit_once('/')
             .map(own_pair)
             .expect("the AMQP URL ends with /vhost");
@@ -111,6 +116,39 @@ impl Vhost {
         depth
     }
 
+    /// Publishes one persistent message, as a stranger would; false when no queue got it.
+    ///
+    /// # Panics
+    /// When the broker does not answer or has no such exchange.
+    pub async fn publish(&self, exchange: &str, routing_key: &str, body: &str) -> bool {
+        let message = json!({
+            "properties": { "delivery_mode": 2 }, "routing_key": routing_key, "payload": body, "payload_encoding": "string",
+        });
+        let path = format!("exchanges/{}/{exchange}/publish", self.name);
+        let answer = self.api.send(Method::POST, &path, Some(message)).await;
+        answer.expect("the message is published")["routed"] == Value::Bool(true)
+    }
+
+    /// The prefetch of each consumer that is attached now.
+    ///
+    /// # Panics
+    /// When the broker does not answer.
+    pub async fn prefetches(&self) -> Vec<u64> {
+        let path = format!("consumers/{}", self.name);
+        let consumers = self
+            .api
+            .send(Method::GET, &path, None)
+            .await
+            .expect("the list of consumers");
+        let prefetch = |consumer: &Value| consumer["prefetch_count"].as_u64();
+        consumers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(prefetch)
+            .collect()
+    }
+
     /// Deletes `queue` with its messages; consumers get a cancel from the broker.
     ///
     /// # Panics
@@ -141,9 +179,10 @@ impl Vhost {
 impl Drop for Vhost {
     fn drop(&mut self) {
         let path = format!("vhosts/{}", self.name);
+        let url = self.api.url.clone();
         cleanup::finish(format!("virtual host {}", self.name), async move {
             // A client of its own: the other one's connections belong to the test's runtime.
-            Api::new()
+            Api::new(&url)
                 .send(Method::DELETE, &path, None)
                 .await
                 .map(drop)
@@ -156,6 +195,8 @@ impl Drop for Vhost {
 #[derive(Debug)]
 struct Api {
     client: Client,
+    /// `http://user:password@host:port`
+    url: String,
     /// `http://host:port`
     address: String,
     user: String,
@@ -186,8 +227,7 @@ impl From<reqwest::Error> for Refused {
 }
 
 impl Api {
-    fn new() -> Self {
-        let url = addresses::rabbitmq_api();
+    fn new(url: &str) -> Self {
         let (scheme, rest) = url.split_once("://").expect("the API's address begins with http://");
         let (login, place) = rest.split_once('@').expect("the API's address holds user:password@");
         let (user, password) = login
@@ -202,6 +242,7 @@ impl Api {
             .expect("an HTTP client");
         Self {
             client,
+            url: url.to_owned(),
             address: format!("{scheme}://{place}"),
             user,
             password,

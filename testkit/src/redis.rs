@@ -1,12 +1,12 @@
 //! A Redis process of its own for each test: it starts in milliseconds, and a test may do to it what happens in life.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rand::Rng as _;
 use tempfile::TempDir;
+
+use crate::free_port;
 
 /// Longest time from start to the first answer; usually 20 ms.
 const START: Duration = Duration::from_secs(10);
@@ -93,6 +93,26 @@ impl RedisProcess {
         self.signal("CONT");
     }
 
+    /// Runs one command, such as `["FLUSHALL"]`, as an operator would.
+    ///
+    /// # Panics
+    /// When the server does not answer or refuses it.
+    pub async fn command(&self, words: &[&str]) {
+        let client = redis::Client::open(self.url()).expect("a valid URL");
+        let mut connection = client
+            .get_multiplexed_async_connection()
+            .await
+            .expect("Redis takes a connection");
+        let mut command = redis::cmd(words.first().expect("a command"));
+        for word in words.iter().skip(1) {
+            command.arg(word);
+        }
+        command
+            .query_async::<redis::Value>(&mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    }
+
     fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.process.id().to_string()])
@@ -169,15 +189,4 @@ fn spawn(port: u16, folder: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("setpriv (package util-linux) does not start: {error}"))
-}
-
-/// A free port below the kernel's range for outgoing connections, so that none of these can take it between a kill
-/// and a restart.
-fn free_port() -> u16 {
-    loop {
-        let port = rand::rng().random_range(20_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }

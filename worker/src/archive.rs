@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source, Unreadable};
 use openclaw_common::store::{Burial, StoreError};
 use openclaw_common::{telemetry, time};
@@ -141,11 +142,13 @@ pub(crate) async fn bury_refused(engine: &Engine, envelope: Arc<Envelope>, error
 /// Commits the dead letter, then acknowledges: until then the broker keeps the message.
 async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
     let class = burial.class;
+    fail_point("D0", "");
     tracing::error!(event = %burial.envelope.key, bot = %burial.envelope.bot, class, error = burial.error, "message given up: see the dead letters");
     let burials = [burial];
     loop {
         match engine.store.bury(&burials).await {
             Ok(()) => {
+                fail_point("D2", "");
                 telemetry::DEAD_LETTERS.add(class);
                 receipt.ack();
                 return;

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
 use openclaw_common::quota;
 use openclaw_common::store::{Arrival, Begun, Intent, UNFINISHED_PAGE};
@@ -277,6 +278,7 @@ impl Attachment {
     }
 
     async fn arrive(&mut self, batch: Vec<Delivery>) {
+        fail_point("W0", "");
         let mut arrivals = Vec::with_capacity(batch.len());
         let mut receipts = Vec::with_capacity(batch.len());
         for delivery in batch {
@@ -326,6 +328,7 @@ impl Attachment {
                 return;
             }
         };
+        fail_point("T1", "");
         for ((arrival, receipt), begun) in arrivals.into_iter().zip(receipts).zip(begun) {
             let envelope = arrival.envelope;
             match begun {
@@ -520,6 +523,9 @@ impl Attachment {
         full.extend(self.evicting.keys().cloned());
         match self.engine.store.take_due(&self.bot, &full, REFILL, MAX_DUE).await {
             Ok(rows) => {
+                if !rows.is_empty() {
+                    fail_point("R3", "");
+                }
                 self.refill = rows.len() >= MAX_DUE as usize;
                 let all = full.is_empty() && !self.refill;
                 for row in rows {

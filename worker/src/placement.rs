@@ -25,8 +25,10 @@ const BEAT: Duration = Duration::from_secs(1);
 const MEMBER_TTL: Duration = Duration::from_secs(10);
 /// How long a standby waits for the primary to attach first.
 const STANDBY_PATIENCE: Duration = Duration::from_secs(5);
-/// Attached for so long without a delivery, and nobody else known to serve the bot: whoever else attached has been heard of.
-const SETTLED: Duration = Duration::from_secs(3);
+/// How long a bot must have been nobody's before a worker serves it without a delivery. Longer than it takes an announcement
+/// to come round (two beats): after a broken link everybody attaches at once, the broker chooses one, and a second one that
+/// serves as well, because it has not heard of the first yet, would answer what waits in its own order.
+const SERVE_PATIENCE: Duration = Duration::from_secs(4);
 /// A bot moves back to its primary at most so often.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(60);
 
@@ -87,6 +89,7 @@ pub(crate) struct Placement {
     heard: bool,
     runners: JoinSet<(BotId, Option<Deliveries>)>,
     standby_since: HashMap<BotId, Instant>,
+    unserved_since: HashMap<BotId, Instant>,
     given_back: HashMap<BotId, Instant>,
 }
 
@@ -101,6 +104,7 @@ impl Placement {
             heard: false,
             runners: JoinSet::new(),
             standby_since: HashMap::new(),
+            unserved_since: HashMap::new(),
             given_back: HashMap::new(),
         }
     }
@@ -208,6 +212,7 @@ impl Placement {
                 .get(bot)
                 .map(|place| (place.status.clone(), place.revoked.clone()))
         });
+        let mut unserved = false;
         match (place, rank) {
             (None, Some(0)) => self.attach(bot),
             (None, Some(1)) => {
@@ -223,14 +228,21 @@ impl Placement {
                 } else if !status.serves() {
                     if rank.is_none_or(|rank| rank > 1) {
                         revoked.cancel();
-                    } else if self.heard && !served_elsewhere && !consumed_above && status.attached_for() > SETTLED {
-                        self.roster.tell(bot, Command::Serve);
+                    } else if self.heard && !served_elsewhere && !consumed_above {
+                        unserved = true;
+                        let since = *self.unserved_since.entry(bot.clone()).or_insert_with(Instant::now);
+                        if since.elapsed() > SERVE_PATIENCE {
+                            self.roster.tell(bot, Command::Serve);
+                        }
                     }
                 } else if rank != Some(0) && consumed_above && self.may_give_back(bot) {
                     self.roster.tell(bot, Command::GiveBack);
                 }
             }
             _ => {}
+        }
+        if !unserved {
+            self.unserved_since.remove(bot);
         }
         if rank != Some(1) {
             self.standby_since.remove(bot);

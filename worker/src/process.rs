@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openclaw_common::bot::Bot;
 use openclaw_common::config::{OnStale, Order};
+use openclaw_common::envelope::EventKey;
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::Receipt;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
@@ -97,6 +99,8 @@ impl Run {
             && let Some(receipt) = work.receipt.take()
         {
             receipt.ack();
+            let place = if end == End::Settled { "W6" } else { "R2" };
+            fail_point(place, &work.row.envelope.key.key);
         }
         end
     }
@@ -204,7 +208,7 @@ impl Run {
             self.commit(row, Step::Start).await?;
         }
         let begun = Instant::now();
-        let planned = self.handle(event).await?;
+        let planned = self.handle(&row.envelope.key, event).await?;
         telemetry::HANDLER_SECONDS.record(begun.elapsed());
         drop(running);
         match planned {
@@ -218,9 +222,12 @@ impl Run {
     }
 
     /// Runs the handler in a task of its own: its panic is its failure, not the lane's.
-    async fn handle(&self, event: Event) -> Flow<Result<Plan, HandlerError>> {
-        let handler = self.handler.clone();
-        let mut task = self.engine.tracker.spawn(async move { handler.plan(&event).await });
+    async fn handle(&self, key: &EventKey, event: Event) -> Flow<Result<Plan, HandlerError>> {
+        let (handler, key) = (self.handler.clone(), key.clone());
+        let mut task = self.engine.tracker.spawn(async move {
+            fail_point("handler", &key.key);
+            handler.plan(&event).await
+        });
         // Not ended by a stop: a start without an end would count as a crash.
         let ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task).await;
         Ok(match ended {
@@ -271,7 +278,11 @@ impl Run {
             })
             .collect();
         match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
-            Ok(plan) => self.commit(row, Step::Plan { plan, actions }).await.map(|()| None),
+            Ok(plan) => {
+                self.commit(row, Step::Plan { plan, actions }).await?;
+                fail_point("W1", &row.envelope.key.key);
+                Ok(None)
+            }
             Err(error) => self
                 .die(row, Vec::new(), "handler", None, error.to_string())
                 .await
@@ -332,6 +343,7 @@ impl Run {
 
     async fn finish(&self, row: &Row, actions: Vec<ActionOutcome>) -> Flow<End> {
         self.commit(row, Step::Finish(actions)).await?;
+        fail_point("W5", &row.envelope.key.key);
         Ok(End::Settled)
     }
 
@@ -360,6 +372,7 @@ impl Run {
             }),
         )
         .await?;
+        fail_point("R1", &row.envelope.key.key);
         Ok(End::Waiting { hold })
     }
 
@@ -382,6 +395,7 @@ impl Run {
             },
         )
         .await?;
+        fail_point("D1", &row.envelope.key.key);
         telemetry::DEAD_LETTERS.add(class);
         Ok(End::Settled)
     }

@@ -1,7 +1,7 @@
 //! Serves one bot: attaches to its queue, again and again, until the bot is taken away or the worker stops.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use openclaw_common::backoff::Reconnect;
@@ -34,7 +34,7 @@ pub(crate) enum Command {
 /// What the placement sees of a runner.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
-    attached: Mutex<Option<Instant>>,
+    consumes: AtomicBool,
     serves: AtomicBool,
     proved: AtomicBool,
 }
@@ -42,16 +42,7 @@ pub(crate) struct Status {
 impl Status {
     /// Attached to the queue, active or standing by.
     pub(crate) fn consumes(&self) -> bool {
-        self.attached_at().is_some()
-    }
-
-    /// For how long; zero when it is not.
-    pub(crate) fn attached_for(&self) -> Duration {
-        self.attached_at().map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn attached_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.consumes.load(Ordering::SeqCst)
     }
 
     /// Looks after the bot's rows: the broker has delivered, or nobody else seemed to.
@@ -70,11 +61,11 @@ impl Status {
     }
 
     fn attached(&self) {
-        *self.attached_at() = Some(Instant::now());
+        self.consumes.store(true, Ordering::SeqCst);
     }
 
     fn detached(&self) {
-        *self.attached_at() = None;
+        self.consumes.store(false, Ordering::SeqCst);
         self.serves.store(false, Ordering::SeqCst);
         self.proved.store(false, Ordering::SeqCst);
     }

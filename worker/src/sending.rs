@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use openclaw_common::cache::Level;
 use openclaw_common::config::OnUnknown;
+use openclaw_common::fail_point::fail_point;
 use openclaw_common::quota::{Permit, Refused};
 use openclaw_common::store::{ActionOutcome, ActionState, Row, Step};
 use openclaw_common::{action_uuid, backoff, telemetry};
@@ -81,11 +82,13 @@ impl ActionRun<'_> {
                     if self.outlived() {
                         continue;
                     }
+                    fail_point("W2", &self.row.envelope.key.key);
                     let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
                 Err(outcome) => outcome,
             };
+            fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
             match outcome {
                 Outcome::Limited { .. } => tries.limits += 1,

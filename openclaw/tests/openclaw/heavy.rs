@@ -68,8 +68,8 @@ async fn five_thousand_events_of_twenty_bots_are_answered_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_worker_and_ingest_in_mid_load_loses_and_doubles_nothing() {
     let world = World::new(Kind::Distributed, 20, "").await;
-    let ingest = Process::start("ingest", world.path()).await;
-    let worker = Process::start("worker", world.path()).await;
+    let mut ingest = Process::start("ingest", world.path()).await;
+    let mut worker = Process::start("worker", world.path()).await;
     // The platform's first re-push comes after 15 s, here after 0.15 s.
     let options = PushOptions {
         time_scale: 100.0,
@@ -86,15 +86,12 @@ async fn killing_worker_and_ingest_in_mid_load_loses_and_doubles_nothing() {
         accepted(400)
     })
     .await;
-    worker.kill();
-    let _worker = Process::start("worker", world.path()).await;
+    worker.kill_and_replace().await;
     eventually("more of the load is accepted", Duration::from_secs(20), async || {
         accepted(800)
     })
     .await;
-    let address = ingest.address;
-    ingest.kill();
-    let _ingest = Process::start_at("ingest", world.path(), address).await;
+    ingest.kill_and_replace().await;
     pushing.await.unwrap();
     world.answered(&pusher).await;
     let report = world.judge(&pusher, &Expectations::default());

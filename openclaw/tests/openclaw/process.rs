@@ -1,8 +1,9 @@
 //! A running `openclaw` process.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,11 +14,17 @@ use testkit::eventually;
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(40);
 
-/// One role of one node; killed when dropped.
+/// What no log may hold: parts of the secrets of every test's world.
+const SECRETS: [&str; 4] = ["secret-of-", "token-of-", "key-of-", "openclaw:openclaw"];
+
+/// One role of one node; killed when dropped. Its log must be free of secrets, and of panics nobody asked for.
 pub(crate) struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    pub(crate) role: String,
+    folder: PathBuf,
     pub(crate) address: SocketAddr,
+    may_panic: bool,
 }
 
 /// `openclaw` with these arguments, to be run to its end.
@@ -35,22 +42,32 @@ impl Process {
         process
     }
 
-    /// The same role again, where its predecessor listened.
-    pub(crate) async fn start_at(role: &str, folder: &Path, address: SocketAddr) -> Self {
-        let process = Self::spawn_at(role, folder, address.port()).await;
+    /// Starts a role on free ports and waits until it has said where it listens.
+    pub(crate) async fn spawn(role: &str, folder: &Path) -> Self {
+        Self::spawn_with(role, folder, 0, &[]).await
+    }
+
+    /// Starts a role with these variables, such as a fail point, and waits until it is ready.
+    pub(crate) async fn start_with(role: &str, folder: &Path, variables: &[(&str, &str)]) -> Self {
+        let process = Self::spawn_with(role, folder, 0, variables).await;
         process.ready().await;
         process
     }
 
-    /// Starts a role on free ports and waits until it has said where it listens.
-    pub(crate) async fn spawn(role: &str, folder: &Path) -> Self {
-        Self::spawn_at(role, folder, 0).await
+    /// Kills it and starts another one in its place, on the same port; ready when this returns.
+    pub(crate) async fn kill_and_replace(&mut self) {
+        let next = (self.role.clone(), self.folder.clone(), self.address.port());
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        *self = Self::spawn_with(&next.0, &next.1, next.2, &[]).await;
+        self.ready().await;
     }
 
-    async fn spawn_at(role: &str, folder: &Path, port: u16) -> Self {
-        let folder = folder.to_str().unwrap();
+    pub(crate) async fn spawn_with(role: &str, folder: &Path, port: u16, variables: &[(&str, &str)]) -> Self {
+        let place = folder.to_str().unwrap();
         let port = port.to_string();
-        let mut child = openclaw(&[role, "-c", folder, "--port", &port, "--metrics-port", "0"])
+        let mut child = openclaw(&[role, "-c", place, "--port", &port, "--metrics-port", "0"])
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -62,21 +79,25 @@ impl Process {
                 lines.lock().unwrap().push(line);
             }
         });
-        let mut address = None;
+        let (mut address, mut ended) = (None, None);
         eventually(&format!("openclaw {role} says where it listens"), START, async || {
-            let gone = child.try_wait().unwrap();
             let lines = log.lock().unwrap();
-            assert!(gone.is_none(), "openclaw {role} ended: {gone:?}\n{}", lines.join("\n"));
             address = lines
                 .iter()
                 .find_map(|line| line.split("address=").nth(1)?.split_whitespace().next()?.parse().ok());
+            // One that is to crash may have said it, and ended, before this look.
+            let early = address.is_none() && std::mem::replace(&mut ended, child.try_wait().unwrap()).is_some();
+            assert!(!early, "openclaw {role} ended: {ended:?}\n{}", lines.join("\n"));
             address.is_some()
         })
         .await;
         Self {
             child,
             log,
+            role: role.to_owned(),
+            folder: folder.to_owned(),
             address: address.unwrap(),
+            may_panic: variables.iter().any(|(_, value)| value.ends_with("!panic")),
         }
     }
 
@@ -111,8 +132,13 @@ impl Process {
     /// SIGTERM; how it ended.
     pub(crate) async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.ended("a stopped process ends").await
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(&mut self, what: &str) -> ExitStatus {
         let mut ended = None;
-        eventually("a stopped process ends", STOP, async || {
+        eventually(what, STOP, async || {
             ended = self.child.try_wait().unwrap();
             ended.is_some()
         })
@@ -120,8 +146,28 @@ impl Process {
         ended.unwrap()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.child.id().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// The log of a process in a test that failed is what its reader needs.
+    fn keep(&self, log: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-logs");
+        let name = format!(
+            "{}-{}-{}",
+            std::thread::current().name().unwrap_or("test").replace("::", "."),
+            self.role,
+            self.child.id()
+        );
+        // Without the log the failure still stands.
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(folder.join(name), log))
+            .ok();
     }
 
     /// Everything it has said so far.
@@ -135,5 +181,16 @@ impl Drop for Process {
         // Already gone when killed or stopped on purpose.
         self.child.kill().ok();
         self.child.wait().ok();
+        let log = self.log();
+        if std::thread::panicking() {
+            self.keep(&log);
+            return;
+        }
+        for line in log.lines() {
+            let secret = SECRETS.iter().any(|secret| line.contains(secret));
+            assert!(!secret, "openclaw {} prints a secret: {line}", self.role);
+            let panic = line.contains("panicked") && !self.may_panic;
+            assert!(!panic, "openclaw {} panicked: {log}", self.role);
+        }
     }
 }

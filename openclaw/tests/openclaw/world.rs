@@ -11,10 +11,11 @@ use openclaw_common::bot::Credentials;
 use openclaw_common::secret::Secret;
 use openclaw_sim::check::{self, Expectations, Report};
 use openclaw_sim::event::{Recipient, Workload};
+use openclaw_sim::proxy::Proxy;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
 use tempfile::TempDir;
-use testkit::{Database, RedisProcess, Servers, Vhost};
+use testkit::{Database, RabbitNode, RedisProcess, Servers, Vhost};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -27,11 +28,54 @@ pub(crate) enum Kind {
     Distributed,
 }
 
-/// The servers of a distributed world.
+/// The servers of a distributed world, and the proxies on the way to them.
 pub(crate) struct Shared {
     pub(crate) rabbitmq: Vhost,
     pub(crate) redis: RedisProcess,
     pub(crate) database: Database,
+    pub(crate) ways: Ways,
+    /// The broker's process when it is this world's own.
+    pub(crate) node: Option<RabbitNode>,
+}
+
+/// One proxy before each server: everything the processes say and hear passes here.
+pub(crate) struct Ways {
+    pub(crate) amqp: Proxy,
+    pub(crate) redis: Proxy,
+    pub(crate) database: Proxy,
+}
+
+impl Shared {
+    async fn new(node: Option<RabbitNode>) -> Self {
+        let rabbitmq = match &node {
+            Some(node) => node.vhost().await,
+            None => Servers::rabbitmq().await,
+        };
+        let (redis, database) = (Servers::redis().await, Servers::postgres().await);
+        let way = |url: &str| Proxy::start(address(url)).unwrap();
+        Self {
+            ways: Ways {
+                amqp: way(rabbitmq.amqp_url()),
+                redis: way(&redis.url()),
+                database: way(database.url()),
+            },
+            rabbitmq,
+            redis,
+            database,
+            node,
+        }
+    }
+
+    /// The server's URL, by way of its proxy.
+    fn by_way(url: &str, way: &Proxy) -> String {
+        url.replace(&address(url).to_string(), &way.address().to_string())
+    }
+}
+
+fn address(url: &str) -> SocketAddr {
+    let rest = url.split_once("://").unwrap().1;
+    let authority = rest.split('/').next().unwrap();
+    authority.rsplit('@').next().unwrap().parse().unwrap()
 }
 
 pub(crate) struct World {
@@ -47,18 +91,24 @@ pub(crate) struct World {
 impl World {
     /// `bots` bots named `bot0`, …, on servers of their own, with `extra` lines at the end of the node's configuration.
     pub(crate) async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
+        let shared = match kind {
+            Kind::Embedded => None,
+            Kind::Distributed => Some(Shared::new(None).await),
+        };
+        Self::on(shared, bots, extra).await
+    }
+
+    /// Distributed, on a broker process of its own, which may be stopped.
+    pub(crate) async fn with_broker(bots: usize, extra: &str) -> Self {
+        let node = Servers::rabbitmq_node().await;
+        Self::on(Some(Shared::new(Some(node)).await), bots, extra).await
+    }
+
+    async fn on(shared: Option<Shared>, bots: usize, extra: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let feishu = listener.local_addr().unwrap();
         let (sim, stop) = (Sim::new(&Options::default()), CancellationToken::new());
         tokio::spawn(openclaw_sim::run(sim.clone(), listener, stop.clone()));
-        let shared = match kind {
-            Kind::Embedded => None,
-            Kind::Distributed => Some(Shared {
-                rabbitmq: Servers::rabbitmq().await,
-                redis: Servers::redis().await,
-                database: Servers::postgres().await,
-            }),
-        };
         let mut world = Self {
             folder: tempfile::tempdir().unwrap(),
             sim,
@@ -73,7 +123,7 @@ impl World {
             let recipient = world.add_bot(&format!("bot{number}"));
             world.bots.push(recipient);
         }
-        if kind == Kind::Distributed {
+        if world.shared.is_some() {
             let migrated = super::process::openclaw(&["migrate", "-c", world.path().to_str().unwrap()])
                 .status()
                 .unwrap();
@@ -91,9 +141,9 @@ impl World {
             write!(
                 node,
                 "backend:\n  distributed:\n    amqp_url: \"{}\"\n    redis_url: \"{}\"\n    database_url: \"{}\"\n",
-                shared.rabbitmq.amqp_url(),
-                shared.redis.url(),
-                shared.database.url()
+                Shared::by_way(shared.rabbitmq.amqp_url(), &shared.ways.amqp),
+                Shared::by_way(&shared.redis.url(), &shared.ways.redis),
+                Shared::by_way(shared.database.url(), &shared.ways.database)
             )
             .unwrap();
         }
@@ -165,22 +215,51 @@ impl World {
 
     /// Waits until everything that is owed has been answered, as long as answers keep coming.
     pub(crate) async fn answered(&self, pusher: &Pusher) {
+        self.answered_but(pusher, 0).await;
+    }
+
+    /// The same, where so many are to die.
+    pub(crate) async fn answered_but(&self, pusher: &Pusher, dead: u64) {
         let mut last = (u64::MAX, Instant::now());
         loop {
             let owed = pusher.log(|log| log.totals().owed);
             let replied = self.sim.ledger(|ledger| ledger.totals().replied);
-            if replied >= owed {
+            if replied + dead >= owed {
                 return;
             }
             if replied != last.0 {
                 last = (replied, Instant::now());
             }
-            assert!(
-                last.1.elapsed() < Duration::from_secs(25),
-                "{replied} of {owed} answered, and no more are coming"
-            );
+            if last.1.elapsed() > Duration::from_secs(25) {
+                let found = self.found().await;
+                panic!("{replied} of {owed} answered, and no more are coming; {found}");
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Where events are, for the reader of a failure: rows by state and bot, messages ready by queue.
+    async fn found(&self) -> String {
+        let Some(shared) = &self.shared else {
+            return String::new();
+        };
+        let pool = sqlx::PgPool::connect(shared.database.url()).await.unwrap();
+        let rows: Vec<(String, String, i64)> =
+            sqlx::query_as("SELECT bot, state, count(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2")
+                .fetch_all(&pool)
+                .await
+                .unwrap();
+        pool.close().await;
+        let mut queues = Vec::new();
+        for bot in self.bots.iter().map(|bot| &*bot.bot) {
+            let queue = format!("openclaw.v1.bot.{bot}");
+            let depth = shared.rabbitmq.depth(&queue).await;
+            queues.push((queue, depth));
+        }
+        for queue in ["openclaw.v1.unrouted", "openclaw.v1.dead"] {
+            queues.push((queue.to_owned(), shared.rabbitmq.depth(queue).await));
+        }
+        format!("rows {rows:?}, ready {queues:?}")
     }
 
     /// The judge's report; fails the test unless every promise was kept.

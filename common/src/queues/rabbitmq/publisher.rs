@@ -22,6 +22,7 @@ use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
 use super::topology::{self, Declared, Declarer};
 use crate::bot::BotId;
 use crate::envelope::Envelope;
+use crate::fail_point::fail_point;
 use crate::queue::{PublishError, QueueError};
 
 /// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`feasibility.md` §4a).
@@ -173,7 +174,7 @@ async fn run_lane(channel: Channel, mut jobs: mpsc::Receiver<Job>, session: Arc<
 /// Writes one publish, awaits its confirm and answers the caller.
 async fn publish(channel: &Channel, Job { envelope, answer: to }: Job) {
     let result = async {
-        channel
+        let sent = channel
             .basic_publish(
                 topology::EVENTS.into(),
                 envelope.bot.as_str().into(),
@@ -181,8 +182,9 @@ async fn publish(channel: &Channel, Job { envelope, answer: to }: Job) {
                 &envelope.body,
                 codec::properties(&envelope),
             )
-            .await?
-            .await
+            .await;
+        fail_point("I2", &envelope.key.key);
+        sent?.await
     };
     answer(
         to,

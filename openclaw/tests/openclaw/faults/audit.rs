@@ -1,0 +1,130 @@
+//! The ledger check: what was accepted, what is visible, what the tables say, what is left in the queues.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openclaw_sim::check::{Expectations, Report};
+use openclaw_sim::push::Pusher;
+use testkit::eventually;
+
+use crate::openclaw::process::Process;
+use crate::openclaw::world::World;
+
+/// From the last answer to the last row.
+const SETTLING: Duration = Duration::from_secs(20);
+
+/// What is to be found after a run.
+#[derive(Default)]
+pub(super) struct Audit {
+    pub(super) expected: Expectations,
+    /// Events that are to end as dead letters: those excused, or any.
+    pub(super) dead: u64,
+    /// Accepted pushes of events that had been accepted before, and had their answer.
+    pub(super) repeats: u64,
+}
+
+impl Audit {
+    /// The order of chats is not judged: the row's fault may break it, and the documentation says so.
+    pub(super) fn unordered() -> Self {
+        Self {
+            expected: Expectations {
+                order: false,
+                ..Expectations::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Fails the test unless everything accepted was answered once, in order and inside the quota; every row is terminal;
+    /// and, once all processes have stopped, every queue is empty. (A stopped worker's unacknowledged deliveries are
+    /// ready again: an empty queue says that there were none.)
+    pub(super) async fn check(&self, world: &World, pusher: &Pusher, processes: Vec<Process>) -> Report {
+        pusher.settle().await;
+        world.answered_but(pusher, self.dead + self.repeats).await;
+        let (accepted, given_up) = pusher.log(|log| (log.totals().accepted, log.totals().given_up));
+        let rows = accepted - self.repeats..=accepted + given_up - self.repeats;
+        let begun = Instant::now();
+        loop {
+            let (done, dead, letters, all) = counts(world).await;
+            if done + dead == all && rows.contains(&all) && dead == self.dead && letters == self.dead {
+                break;
+            }
+            assert!(
+                begun.elapsed() < SETTLING,
+                "{done} done and {dead} dead of {all} rows ({rows:?} expected, {} dead), {letters} dead letters",
+                self.dead
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut expected = self.expected.clone();
+        if self.dead > 0 && expected.excused.is_empty() {
+            expected.excused = dead_keys(world).await;
+        }
+        // Once while the processes live, so that a failure keeps their logs; once more when nothing can follow.
+        world.judge(pusher, &expected);
+        for process in processes {
+            if process.role == "ingest" {
+                process.kill();
+            } else {
+                assert!(process.stop().await.success());
+            }
+        }
+        let rabbitmq = &super::shared(world).rabbitmq;
+        let bots = world.bots.iter().map(|bot| format!("openclaw.v1.bot.{}", bot.bot));
+        for queue in bots.chain(["openclaw.v1.unrouted".to_owned(), "openclaw.v1.dead".to_owned()]) {
+            // A killed worker's deliveries come back when the broker has noticed.
+            eventually(&format!("{queue} is empty"), SETTLING, async || {
+                rabbitmq.depth(&queue).await.unwrap_or(0) == 0
+            })
+            .await;
+        }
+        world.judge(pusher, &expected)
+    }
+}
+
+/// The events that did die, where a fault chose them.
+async fn dead_keys(world: &World) -> HashSet<Arc<str>> {
+    let (keys,): (Vec<String>,) = query(world, "SELECT array_agg(key) FROM dead_letters").await;
+    keys.into_iter().map(Into::into).collect()
+}
+
+/// Rows done, rows dead, dead letters, rows.
+async fn counts(world: &World) -> (u64, u64, u64, u64) {
+    let counted: (i64, i64, i64, i64) = query(
+        world,
+        "SELECT count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'dead'), \
+         (SELECT count(*) FROM dead_letters), count(*) FROM events",
+    )
+    .await;
+    let count = |number: i64| u64::try_from(number).unwrap();
+    (count(counted.0), count(counted.1), count(counted.2), count(counted.3))
+}
+
+/// One row, straight from the database.
+pub(super) async fn query<R>(world: &World, text: &'static str) -> R
+where
+    R: for<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow> + Send + Unpin,
+{
+    use sqlx::Connection as _;
+    let mut connection = sqlx::PgConnection::connect(super::shared(world).database.url())
+        .await
+        .unwrap();
+    let row = sqlx::query_as(text).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    row
+}
+
+/// One line for the summary that `./dev test faults` ends with.
+pub(super) fn figure(row: &str, text: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/faults");
+    fs::create_dir_all(&folder).unwrap();
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("figures"));
+    writeln!(file.unwrap(), "row {row}: {text}").unwrap();
+}
