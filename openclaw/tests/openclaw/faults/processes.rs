@@ -120,7 +120,7 @@ async fn row_32_rolling_restart_keeps_every_chats_order() {
     let pusher = world.pusher(&[&ingest], patient());
     let load = pushing(&pusher, 200.0, world.workload(10).take(200));
     let mut slowest = Duration::ZERO;
-    for old in workers.drain(..).collect::<Vec<_>>() {
+    for old in std::mem::take(&mut workers) {
         lasts(seconds(5.0)).await;
         workers.push(Process::start("worker", world.path()).await);
         let begun = Instant::now();
