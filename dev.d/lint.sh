@@ -16,6 +16,7 @@ main() {
         cargo doc --workspace --no-deps --document-private-items --quiet
     check "one TLS provider" one_tls_provider
     check "no orphan source file" no_orphan_source
+    check "no fail points in what ships" no_fail_points
     check "licences and sources" licences
     check "unused dependencies" unused_dependencies
     check spelling spelling
@@ -49,6 +50,16 @@ one_tls_provider() {
     # cargo says that it found no such package: then nobody uses it.
     if [[ $users != *"did not match any packages"* && $users != *"nothing to print"* ]]; then
         echo "$users"
+        return 1
+    fi
+}
+
+# Tests switch the feature on through a dev-dependency; the product must not have it.
+no_fail_points() {
+    local features
+    features=$(cargo tree --package openclaw --edges normal,features) || return 1
+    if [[ $features == *fail-points* ]]; then
+        echo "$features" | grep fail-points
         return 1
     fi
 }

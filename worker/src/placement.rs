@@ -21,8 +21,9 @@ use crate::engine::Engine;
 use crate::runner::{Command, Runner, Status};
 
 const BEAT: Duration = Duration::from_secs(1);
-/// A worker that has not been heard of for so long has gone (fault row 4: a peer takes over within 25 s).
-const MEMBER_TTL: Duration = Duration::from_secs(10);
+/// A worker that has not been heard of for so long has gone. Until then a bot whose primary and standby both died waits for
+/// them.
+const MEMBER_TTL: Duration = Duration::from_secs(5);
 /// How long a standby waits for the primary to attach first.
 const STANDBY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a bot must have been nobody's before a worker serves it without a delivery. Longer than it takes an announcement
