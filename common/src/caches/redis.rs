@@ -74,7 +74,7 @@ impl Redis {
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),
             take: script!("now" "born" "take"),
-            give_back: script!("give_back"),
+            give_back: script!("now" "give_back"),
             hold: script!("now" "hold"),
             pause: script!("now" "pause"),
             claim: script!("claim"),

@@ -124,8 +124,11 @@ impl Board {
         id
     }
 
-    /// Returns a slot under which nothing was sent, before or after its time.
-    pub fn give_back(&mut self, levels: &[Level], at: u64, id: u64) {
+    /// Returns a slot that was not used; does nothing once its time has come.
+    pub fn give_back(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
+        if at <= now {
+            return;
+        }
         for level in levels {
             for log in self
                 .levels

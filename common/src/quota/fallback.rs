@@ -145,9 +145,9 @@ impl Fallback {
         Ok(self.board.record(now, levels, from))
     }
 
-    pub(super) fn give_back(&mut self, levels: &[Level], at: Instant, id: u64) {
-        let at = self.micros(at);
-        self.board.give_back(levels, at, id);
+    pub(super) fn give_back(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) {
+        let (now, at) = (self.micros(now), self.micros(at));
+        self.board.give_back(now, levels, at, id);
     }
 
     /// Counts a slot as if its send arrived `now`, and says from when it counts.

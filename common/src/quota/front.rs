@@ -148,7 +148,6 @@ impl Quota {
                 });
             }
             self.missed.fetch_add(1, Ordering::Relaxed);
-            self.return_slot(levels, held).await;
         }
     }
 
@@ -331,7 +330,7 @@ impl Quota {
     }
 
     async fn return_slot(&self, levels: &[Level], held: Held) {
-        self.fallback().give_back(levels, held.from, held.id);
+        self.fallback().give_back(Instant::now(), levels, held.from, held.id);
         if let Some(slot) = held.slot
             && let Err(error) = self.cache.give_back(levels, &slot).await
         {

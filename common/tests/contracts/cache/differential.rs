@@ -149,7 +149,7 @@ async fn the_script_and_the_board_give_the_same_answers() {
                     }
                     Step::GiveBack(which) if !held.is_empty() => {
                         let (levels, at, id, member) = held.swap_remove(which % held.len());
-                        board.give_back(&levels, at, id);
+                        board.give_back(now, &levels, at, id);
                         scripts.give_back(now, &levels, &member);
                     }
                     Step::GiveBack(_) => {}
