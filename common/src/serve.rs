@@ -54,9 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
-            // Longer than a client keeps a connection for its next request (nginx: 60 s): closing it just then would lose the
-            // request. Slow or silent sockets do no harm meanwhile: the longest idle one goes when room is needed.
-            headers: Duration::from_secs(75),
+            headers: Duration::from_secs(5),
             finish: Duration::from_secs(3),
         }
     }

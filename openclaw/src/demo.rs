@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use openclaw_common::bot::{BotSet, Bots};
 use openclaw_common::config::{Backend, Config, Log};
+use openclaw_common::store::State;
 use openclaw_common::telemetry;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
@@ -62,6 +63,7 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     config.monitoring.metrics_enable = false;
     let bots = Bots::fixed(BotSet::new(scene.bots.iter().cloned(), false));
     let node = Node::open(Arc::new(config), bots, background, tasks).await?;
+    let store = node.seams.store.clone();
     let target = format!("http://{}", node::address(&webhook));
     let pipeline_stop = CancellationToken::new();
     let pipeline = tokio::spawn(roles::all_in_one(node, webhook, pipeline_stop.clone()));
@@ -75,7 +77,10 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     let pusher = Pusher::new(options, Some(sim.clone()), stop.clone()).map_err(|error| anyhow::anyhow!(error))?;
     let begun = Instant::now();
     play(&scene, &sim, &pusher, arguments.duration.mul_f64(PUSHING), &stop).await;
-    let report = report::Report::of(&scene, &sim, &pusher, begun.elapsed());
+    let took = begun.elapsed();
+    let rows = store.count(None).await.map_err(|error| anyhow::anyhow!(error))?;
+    let dead = rows.get(&State::Dead).copied().unwrap_or(0);
+    let report = report::Report::of(&scene, &sim, &pusher, dead, took);
     print::line(&report.to_string());
     if arguments.keep {
         print::line(&format!(

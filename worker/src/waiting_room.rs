@@ -23,6 +23,7 @@ pub(crate) async fn poll(engine: Arc<Engine>, roster: Roster) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        telemetry::CACHE_DEGRADED.set(if engine.quota.is_degraded() { 1.0 } else { 0.0 });
         let ready = engine.store.ready().await;
         engine.commits.heard(ready.clone());
         let served = roster.served();

@@ -25,7 +25,7 @@ use self::guard::Guard;
 use self::link::{Epoch, Link};
 use crate::cache::{Cache, CacheError, Claim, Level, Member, Slot, Take};
 use crate::envelope::EventKey;
-use crate::quota::{GUARD, JITTER, LATE_GUARD, QUIET};
+use crate::quota::{JITTER, LATE_GUARD, QUIET};
 use crate::secret::Secret;
 
 /// Time limit of the dedup calls, inside ingest's budget of 3 s (`reliability.md` D8).
@@ -33,6 +33,8 @@ const DEDUP_LIMIT: Duration = Duration::from_millis(50);
 /// Time limit of every other call.
 const LIMIT: Duration = Duration::from_millis(100);
 
+/// The widest late guard in use.
+const LATE: &str = "openclaw:{quota}:late";
 const BORN: &str = "openclaw:{quota}:born";
 const WORKERS: &str = "openclaw:workers";
 // The tag is the other key's whole name, so that both are in one slot.
@@ -142,7 +144,7 @@ impl Cache for Redis {
         let late = self.guard.now();
         let nonce = format!("{}:{}", self.process, self.next.fetch_add(1, Ordering::Relaxed));
         let mut call = self.take.prepare_invoke();
-        call.key(BORN).key("openclaw:{quota}:late");
+        call.key(BORN).key(LATE);
         call.arg(&epoch.run_id)
             .arg(nonce)
             .arg(micros(horizon))
@@ -188,7 +190,7 @@ impl Cache for Redis {
             return Ok(slot.clone());
         }
         let mut call = self.hold.prepare_invoke();
-        call.arg(&slot.0).arg(micros(GUARD));
+        call.key(LATE).arg(&slot.0).arg(micros(LATE_GUARD)).arg(micros(JITTER));
         for level in levels {
             call.key(log_key(level));
         }

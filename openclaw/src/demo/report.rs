@@ -16,6 +16,7 @@ use super::scene::Scene;
 pub(super) struct Report {
     verdict: check::Report,
     duplicates: u64,
+    dead: u64,
     took: Duration,
     accept: [Duration; 2],
     answer: [Duration; 2],
@@ -24,7 +25,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(scene: &Scene, sim: &Sim, pusher: &Pusher, took: Duration) -> Self {
+    pub(super) fn of(scene: &Scene, sim: &Sim, pusher: &Pusher, dead: u64, took: Duration) -> Self {
         let forgotten = sim.forgotten_uuids();
         let verdict =
             pusher.log(|log| sim.ledger(|ledger| check::check(log, ledger, forgotten, &Expectations::default())));
@@ -68,6 +69,7 @@ impl Report {
         Self {
             verdict,
             duplicates,
+            dead,
             took,
             accept,
             answer: [quantile(&answers, 50), quantile(&answers, 99)],
@@ -89,6 +91,7 @@ impl fmt::Display for Report {
         writeln!(f, "  accepted            {:>6}", verdict.accepted)?;
         writeln!(f, "  duplicates dropped  {:>6}", self.duplicates)?;
         writeln!(f, "  answered            {answered:>6}")?;
+        writeln!(f, "  dead letters        {:>6}", self.dead)?;
         writeln!(f, "  lost                {:>6}", verdict.lost.len())?;
         writeln!(f, "  doubled             {:>6}", verdict.doubled.len())?;
         writeln!(f, "  out of order        {:>6}", verdict.disordered.len())?;

@@ -81,6 +81,21 @@ fn bad_usage_ends_64_and_help_ends_0() {
 }
 
 #[test]
+fn the_demo_keeps_every_promise_and_says_so() {
+    let (code, stdout, stderr) = run(&["demo", "--duration", "3s"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    for line in [
+        "accepted",
+        "duplicates dropped",
+        "answered",
+        "dead letters",
+        "every promise kept",
+    ] {
+        assert!(stdout.contains(line), "{stdout}");
+    }
+}
+
+#[test]
 fn a_new_key_is_a_key_the_configuration_takes() {
     let (code, key, _) = run(&["keys", "new"]);
     assert_eq!(code, 0);

