@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::bot::BotId;
 
+/// The event type of a call of the send API. Feishu's own types never begin so.
+pub const SEND: &str = "openclaw.send";
+
 /// What makes two pushes the same event, across re-pushes, nodes and restarts.
 ///
 /// `key` is the `message_id` of a message event (Feishu changes `event_id` between re-pushes of one message), else the
