@@ -13,7 +13,7 @@ use testkit::eventually;
 use super::audit::query;
 use super::figure;
 use crate::openclaw::dlq::{PATIENCE, UNHURRIED, Ward, command, figures, object, objects, spawn};
-use crate::openclaw::world::Kind;
+use world::{Kind, World};
 
 /// Of those that have been replayed three times; without `--force` they stay.
 const CAPPED: u64 = 30;
@@ -87,7 +87,7 @@ async fn row_33_a_thousand_letters_replayed_twice_at_once_and_killed_midway() {
     );
 }
 
-async fn open_letters_of(world: &crate::openclaw::world::World) -> i64 {
+async fn open_letters_of(world: &World) -> i64 {
     let (open,): (i64,) = query(world, "SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL").await;
     open
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 use testkit::eventually;
 
 use super::{Audit, figure, patient, seconds, shared, shared_mut};
-use crate::openclaw::process::Process;
-use crate::openclaw::world::World;
+use world::Process;
+use world::World;
 
 /// What means the same on every version from 3.10 to 4.3 (`reliability.md` §2). A new one needs a look at all of them.
 const PORTABLE: [&str; 7] = [
