@@ -23,7 +23,7 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) commits: Commits,
     pub(crate) quota: Quota,
-    pub(crate) feishu: Client,
+    pub(crate) feishu: Arc<Client>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,
     /// Every task of the worker, so that none is orphaned.

@@ -27,6 +27,8 @@ pub mod feishu;
 pub mod handler;
 mod lanes;
 mod levels;
+#[cfg(test)]
+mod model;
 mod placement;
 mod process;
 mod pulse;
@@ -95,7 +97,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
     let engine = Arc::new(Engine {
         commits: Commits::start(store.clone(), &tracker, &hard_stop),
         quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
-        feishu: Client::new(cache.clone())?,
+        feishu: Arc::new(Client::new(cache.clone())?),
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
