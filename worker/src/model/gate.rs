@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Step,
-    Store, StoreError, Unfinished,
+    self, Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing,
+    State, Step, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,99 +76,70 @@ impl Gate {
     }
 }
 
-#[async_trait]
-impl Store for Gate {
-    async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError> {
-        let mut applied = Vec::with_capacity(changes.len());
-        for change in changes {
-            let (go, let_on) = oneshot::channel();
-            let at = At::Commit {
-                step: change.step.clone(),
-                go,
-            };
-            drop(self.line.send(Stop { run: self.run, at }));
-            let Ok(go) = let_on.await else {
-                // The process is dead; what waits in it waits for ever.
-                return std::future::pending().await;
-            };
-            applied.push(self.change(change.clone()).await?);
-            if go == Go::Unanswered {
-                return Err(StoreError::Unavailable("the answer was lost".to_owned()));
-            }
+/// The Store's methods that stop at a gate, and those that are passed on as they are: one line each.
+macro_rules! store {
+    ({ $($gated:tt)* } $($name:ident($($argument:ident: $of:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for Gate {
+            $($gated)*
+
+            $(async fn $name(&self, $($argument: $of),*) -> Result<$answer, StoreError> {
+                self.store.$name($($argument),*).await
+            })*
         }
-        Ok(applied)
+    };
+}
+
+store! {
+    {
+        async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError> {
+            let mut applied = Vec::with_capacity(changes.len());
+            for change in changes {
+                let (go, let_on) = oneshot::channel();
+                let at = At::Commit {
+                    step: change.step.clone(),
+                    go,
+                };
+                drop(self.line.send(Stop { run: self.run, at }));
+                let Ok(go) = let_on.await else {
+                    // The process is dead; what waits in it waits for ever.
+                    return std::future::pending().await;
+                };
+                applied.push(self.change(change.clone()).await?);
+                if go == Go::Unanswered {
+                    return Err(StoreError::Unavailable("the answer was lost".to_owned()));
+                }
+            }
+            Ok(applied)
+        }
+
+        async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
+            assert!(!arrivals.is_empty());
+            let at = At::Begin;
+            drop(self.line.send(Stop { run: self.run, at }));
+            std::future::pending().await
+        }
     }
 
-    async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
-        assert!(!arrivals.is_empty());
-        let at = At::Begin;
-        drop(self.line.send(Stop { run: self.run, at }));
-        std::future::pending().await
-    }
-
-    async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
-        self.store.unfinished(bot, held).await
-    }
-
-    async fn take_due(
-        &self,
-        bot: &BotId,
-        full: &[Arc<str>],
-        per_chat: u32,
-        limit: u32,
-    ) -> Result<Vec<Row>, StoreError> {
-        self.store.take_due(bot, full, per_chat, limit).await
-    }
-
-    async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError> {
-        self.store.next_due(bots).await
-    }
-
-    async fn overdue(&self, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError> {
-        self.store.overdue(overdue).await
-    }
-
-    async fn bury(&self, deaths: &[Burial]) -> Result<(), StoreError> {
-        self.store.bury(deaths).await
-    }
-
-    async fn standing(&self, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
-        self.store.standing(keys).await
-    }
-
-    async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
-        self.store.inspect(key).await
-    }
-
-    async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
-        self.store.dead_letters(filter, limit).await
-    }
-
-    async fn count_dead(&self, filter: &DeadFilter) -> Result<HashMap<String, u64>, StoreError> {
-        self.store.count_dead(filter).await
-    }
-
-    async fn replay(&self, order: &Replay) -> Result<Replayed, StoreError> {
-        self.store.replay(order).await
-    }
-
-    async fn drop_dead(&self, ids: &[i64], who: &str) -> Result<u64, StoreError> {
-        self.store.drop_dead(ids, who).await
-    }
-
-    async fn count(&self, bot: Option<&BotId>) -> Result<HashMap<State, u64>, StoreError> {
-        self.store.count(bot).await
-    }
-
-    async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, StoreError> {
-        self.store.purge(retention, limit).await
-    }
-
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.store.ready().await
-    }
-
-    async fn migrate(&self) -> Result<(), StoreError> {
-        self.store.migrate().await
-    }
+    unfinished(bot: &BotId, held: &[EventKey]) -> Unfinished;
+    take_due(bot: &BotId, full: &[Arc<str>], per_chat: u32, limit: u32) -> Vec<Row>;
+    next_due(bots: &[BotId]) -> HashMap<BotId, Duration>;
+    overdue(overdue: Duration) -> Vec<(BotId, u64)>;
+    bury(deaths: &[Burial]) -> ();
+    standing(keys: &[EventKey]) -> HashMap<EventKey, Standing>;
+    inspect(key: &EventKey) -> Option<Inspection>;
+    dead_letters(filter: &DeadFilter, limit: u32) -> Vec<DeadLetter>;
+    count_dead(filter: &DeadFilter) -> HashMap<String, u64>;
+    replay(order: &Replay) -> Replayed;
+    drop_dead(ids: &[i64], who: &str) -> u64;
+    count(bot: Option<&BotId>) -> HashMap<State, u64>;
+    purge(retention: Duration, limit: u32) -> u64;
+    stop_tenant(stop: &store::Stop) -> bool;
+    stopped_tenants() -> Vec<Stopped>;
+    resume_tenants(tenants: &[String], who: &str) -> u64;
+    add_calls(tally: &Tally) -> ();
+    spent() -> Spent;
+    note_warning(tenant: &str, percent: u32) -> bool;
+    ready() -> ();
+    migrate() -> ();
 }

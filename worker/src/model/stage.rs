@@ -24,10 +24,12 @@ use super::platform::Platform;
 use super::tables::Tables;
 use crate::action::Plan;
 use crate::commit::Commits;
+use crate::crowd::Crowds;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::feishu::Client;
 use crate::handler::{Handler, HandlerError};
+use crate::people::People;
 use crate::process::{Run, Work};
 use crate::pulse::Pulse;
 
@@ -103,13 +105,20 @@ impl Stage {
             kept_back: Mutex::new(None),
         };
         let stop = death.child_token();
+        let bots = Bots::fixed(BotSet::default());
+        // Its own watch would look a little later: nothing is sent before.
+        let leave = crate::gate::Gate::new(self.store.clone(), Arc::default());
+        leave.refresh(true, &bots).await;
         let engine = Arc::new(Engine {
             commits: Commits::start(Arc::new(gate), &tracker, &death),
             quota: Quota::new(self.cache.clone(), 1, HORIZON),
+            gate: leave,
+            crowds: Crowds::new(),
+            people: People::new(self.cache.clone(), tracker.clone()),
             feishu: self.feishu.clone(),
             pulse: Pulse::start(&tracker, &death),
             config: Arc::new(Config::default()),
-            bots: Bots::fixed(BotSet::default()),
+            bots,
             queue: self.queue.clone(),
             store: self.store.clone(),
             keys: Arc::new(KeyRing::default()),
