@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 /// Decides every branch of a play. The first way is always the undisturbed one.
 pub(super) enum Choices {
     /// By chance: disturbs one time in three.
-    Random(StdRng),
+    Random(Box<StdRng>),
     /// One path of a tree that is walked completely: what was chosen at each fork, and of how many ways. A fork that is
     /// not the same the second time is counted, and walked as it is now.
     Path {
@@ -18,7 +18,7 @@ pub(super) enum Choices {
 
 impl Choices {
     pub(super) fn seeded(seed: u64) -> Self {
-        Self::Random(StdRng::seed_from_u64(seed))
+        Self::Random(Box::new(StdRng::seed_from_u64(seed)))
     }
 
     /// The first path of a tree.

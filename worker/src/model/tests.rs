@@ -21,6 +21,10 @@ const WILD: Bounds = Bounds {
     scope: Scope::Everything,
 };
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how much is explored, not how the product is set up"
+)]
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
