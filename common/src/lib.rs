@@ -11,6 +11,7 @@
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
 //! | [`replay`] | replaying dead letters with care |
+//! | [`priority`] | who goes first when a bot cannot send everything at once |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
@@ -36,6 +37,7 @@ pub mod data_dir;
 pub mod envelope;
 pub mod fail_point;
 pub mod health;
+pub mod priority;
 pub mod queue;
 pub mod queues;
 pub mod quota;

@@ -201,7 +201,7 @@ impl ActionRun<'_> {
                 () = engine.commits.reachable() => {}
                 () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
             }
-            let permit = match engine.quota.acquire(levels, &self.run.stop).await {
+            let permit = match engine.quota.acquire_as(levels, &self.run.urgency, &self.run.stop).await {
                 Ok(permit) => permit,
                 Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
                 Err(Refused::Park(wait)) => return Ok(Slot::Park(wait)),
