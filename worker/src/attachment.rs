@@ -206,6 +206,7 @@ impl Attachment {
                 self.refill().await;
             }
             self.gauge.set(self.lanes.len());
+            runner.status.set_holds(!self.held.is_empty());
         }
     }
 

@@ -211,7 +211,7 @@ impl ActionRun<'_> {
             }
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() && permit.in_time() {
-                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
+                telemetry::QUOTA_WAIT_SECONDS.record(self.run.bot.id.as_str(), begun.elapsed());
                 return Ok(Slot::Permit(permit));
             }
         }
