@@ -32,7 +32,7 @@ const TAKE_UNFINISHED: &str = concat!(
 
 /// Whether no holding row of the same chat, earlier and not due, stands before the row of that alias. The scalar subquery is
 /// no anti-join, or the planner would read every holding row of the bot; and in `coalesce` it is expected to be true, or the
-/// planner would not believe that a few rows are enough.
+/// planner would not believe that a few rows are enough. `+ 0` and the order keep it from the index by position.
 macro_rules! is_free {
     ($row:literal) => {
         concat!(
@@ -40,9 +40,9 @@ macro_rules! is_free {
                 SELECT false FROM events h
                 WHERE h.bot = $1 AND h.chat = ",
             $row,
-            ".chat AND h.state = 'waiting' AND h.hold AND h.due_at > now() AND h.position < ",
+            ".chat AND h.state = 'waiting' AND h.hold AND h.due_at > now() AND h.position + 0 < ",
             $row,
-            ".position LIMIT 1
+            ".position ORDER BY h.due_at LIMIT 1
             ), true)"
         )
     };
@@ -87,7 +87,12 @@ const TAKE_DUE: &str = concat!(
     urgent!("2", "$5"),
     "),
      chats AS MATERIALIZED (
-         SELECT chat, min(priority) AS rank FROM urgent GROUP BY chat ORDER BY rank, min(due_at) LIMIT $4 + $5
+         SELECT chat, rank FROM (
+             SELECT chat, min(priority) AS rank,
+                    row_number() OVER (PARTITION BY min(priority) = 0 ORDER BY min(priority), min(due_at)) AS turn
+             FROM urgent GROUP BY chat
+         ) AS ranked
+         WHERE turn <= CASE WHEN rank = 0 THEN $4 ELSE $5 END
      ),
      due AS MATERIALIZED (
          SELECT head.app_id, head.key, head.position, chats.rank
@@ -268,7 +273,7 @@ fn count_waiting<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Wor
             "SELECT b.bot, c.rows FROM unnest($1::text[]) AS b (bot)
              CROSS JOIN LATERAL (
                  SELECT count(*) AS rows
-                 FROM (SELECT 1 FROM events e WHERE e.bot = b.bot AND e.state = 'waiting' LIMIT $2) AS some
+                 FROM (SELECT 1 FROM events e WHERE e.bot = b.bot AND e.state = 'waiting' LIMIT $2) AS counted
              ) AS c
              WHERE c.rows > 0",
         )

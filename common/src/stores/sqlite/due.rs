@@ -78,7 +78,12 @@ const TAKE_DUE: &str = concat!(
     urgent!("2", "?6"),
     "),
      chats (chat, rank) AS MATERIALIZED (
-         SELECT chat, min(priority) AS rank FROM urgent GROUP BY chat ORDER BY rank, min(due_at) LIMIT ?5 + ?6
+         SELECT chat, rank FROM (
+             SELECT chat, min(priority) AS rank,
+                    row_number() OVER (PARTITION BY min(priority) = 0 ORDER BY min(priority), min(due_at)) AS turn
+             FROM urgent GROUP BY chat
+         ) AS ranked
+         WHERE turn <= CASE WHEN rank = 0 THEN ?5 ELSE ?6 END
      ),
      due (position, rank) AS MATERIALIZED (
          SELECT d.position, chats.rank
