@@ -10,7 +10,7 @@ UPDATE events SET priority = 2 WHERE state = 'waiting' AND replay_gen > 0;
 
 -- What is next, and when: covered rows are not asked for.
 DROP INDEX events_due;
-CREATE INDEX events_next ON events (bot, priority, due_at, chat) WHERE state = 'waiting' AND NOT covered;
+CREATE INDEX events_next ON events (bot, priority, due_at, position, chat) WHERE state = 'waiting' AND NOT covered;
 -- The waiting room by chat, urgency and order.
 DROP INDEX events_waiting;
 CREATE INDEX events_waiting ON events (bot, chat, priority, position) WHERE state = 'waiting';

@@ -52,12 +52,12 @@ macro_rules! is_free {
 macro_rules! urgent {
     ($priority:literal, $limit:literal) => {
         concat!(
-            "(SELECT u.chat, u.priority, u.due_at FROM events u
+            "(SELECT u.chat, u.priority, u.due_at, u.position FROM events u
               WHERE u.bot = $1 AND u.state = 'waiting' AND NOT u.covered AND u.priority = ",
             $priority,
             " AND u.due_at <= now() AND u.chat <> ALL ($2::text[]) AND ",
             is_free!("u"),
-            " ORDER BY u.due_at LIMIT 8 * ",
+            " ORDER BY u.due_at, u.position LIMIT 8 * ",
             $limit,
             ")"
         )
@@ -89,7 +89,8 @@ const TAKE_DUE: &str = concat!(
      chats AS MATERIALIZED (
          SELECT chat, rank FROM (
              SELECT chat, min(priority) AS rank,
-                    row_number() OVER (PARTITION BY min(priority) = 0 ORDER BY min(priority), min(due_at)) AS turn
+                    row_number() OVER (PARTITION BY min(priority) = 0
+                                       ORDER BY min(priority), min(due_at), min(position)) AS turn
              FROM urgent GROUP BY chat
          ) AS ranked
          WHERE turn <= CASE WHEN rank = 0 THEN $4 ELSE $5 END

@@ -43,12 +43,12 @@ macro_rules! is_free {
 macro_rules! urgent {
     ($priority:literal, $limit:literal) => {
         concat!(
-            "SELECT * FROM (SELECT u.chat, u.priority, u.due_at FROM events u INDEXED BY events_next
+            "SELECT * FROM (SELECT u.chat, u.priority, u.due_at, u.position FROM events u INDEXED BY events_next
                             WHERE u.bot = ?2 AND u.state = 'waiting' AND NOT u.covered AND u.priority = ",
             $priority,
             " AND u.due_at <= ?1 AND u.chat NOT IN (SELECT value FROM json_each(?3)) AND ",
             is_free!("u"),
-            " ORDER BY u.due_at LIMIT 8 * ",
+            " ORDER BY u.due_at, u.position LIMIT 8 * ",
             $limit,
             ")"
         )
@@ -70,7 +70,7 @@ macro_rules! first {
 /// Finds the most urgent chats by the rows that speak for them and takes from each its first due rows: work for the rows
 /// taken, however many wait.
 const TAKE_DUE: &str = concat!(
-    "WITH urgent (chat, priority, due_at) AS MATERIALIZED (",
+    "WITH urgent (chat, priority, due_at, position) AS MATERIALIZED (",
     urgent!("0", "?5"),
     " UNION ALL ",
     urgent!("1", "?6"),
@@ -80,7 +80,8 @@ const TAKE_DUE: &str = concat!(
      chats (chat, rank) AS MATERIALIZED (
          SELECT chat, rank FROM (
              SELECT chat, min(priority) AS rank,
-                    row_number() OVER (PARTITION BY min(priority) = 0 ORDER BY min(priority), min(due_at)) AS turn
+                    row_number() OVER (PARTITION BY min(priority) = 0
+                                       ORDER BY min(priority), min(due_at), min(position)) AS turn
              FROM urgent GROUP BY chat
          ) AS ranked
          WHERE turn <= CASE WHEN rank = 0 THEN ?5 ELSE ?6 END
