@@ -13,6 +13,7 @@
 //! | [`replay`] | replaying dead letters with care |
 //! | [`priority`] | who goes first when a bot cannot send everything at once |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
+//! | [`budget`] | the monthly calls of a tenant: months, thresholds, forecast |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
@@ -29,6 +30,7 @@ pub mod action_uuid;
 pub mod backend;
 pub mod backoff;
 pub mod bot;
+pub mod budget;
 pub mod cache;
 pub mod caches;
 pub mod config;

@@ -10,6 +10,7 @@
 //! | `dead` | dead letters, replay, retention |
 //! | `replay` | replaying with care |
 //! | `crowd` | many workers at once |
+//! | `tenants` | stopped tenants, counted calls |
 //! | `schema` | migrations |
 //! | `postgres` | a database that is away |
 #![expect(
@@ -27,6 +28,7 @@ mod postgres;
 mod priority;
 mod replay;
 mod schema;
+mod tenants;
 mod volume;
 mod waiting;
 mod world;
@@ -109,6 +111,10 @@ promises!(
         answers_and_all_else_have_room_of_their_own,
         every_row_of_a_long_chat_comes_in_its_turn,
         a_chat_whose_rows_all_rely_on_one_that_is_gone_is_found_again;
+    tenants:
+        a_stopped_tenant_stays_stopped_until_it_is_resumed,
+        calls_add_up_and_a_repeated_tally_counts_once,
+        of_many_processes_one_is_the_first_to_warn;
     schema:
         four_processes_may_migrate_at_once,
         an_old_schema_says_what_to_run;
