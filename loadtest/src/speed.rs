@@ -4,6 +4,7 @@
 //! | file | measures |
 //! |---|---|
 //! | `accept` | accepted events a second beside three yardsticks; latency at half of that |
+//! | `latency` | accept latency over the load, plotted |
 //! | `limits` | what HTTP, broker, cache and database can do alone |
 //! | `drain` | a backlog through handler, quota, send and outcome |
 //! | `both` | accepting and draining at once |
@@ -13,6 +14,7 @@ mod accept;
 mod both;
 mod drain;
 mod embedded;
+mod latency;
 mod limits;
 
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ pub(crate) struct Speed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Name {
     Accept,
+    Latency,
     Limits,
     Drain,
     Both,
@@ -70,6 +73,7 @@ impl Speed {
             report::say(&format!("-- {name:?}"));
             match name {
                 Name::Accept => accept::measure(&self, &mut report).await?,
+                Name::Latency => latency::measure(&self, &mut report).await?,
                 Name::Limits => limits::measure(&self, &mut report).await?,
                 Name::Drain => drain::measure(&self, &mut report).await?,
                 Name::Both => both::measure(&self, &mut report).await?,
