@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # [speed [NAMES] | quota] [ARGUMENTS]: measures it on real processes and servers, beside its yardsticks; writes docs/
 #
-# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded; all without names.
+# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery; all without names.
 # shellcheck shell=bash
 
 # shellcheck source=dev.d/services.sh

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -29,6 +29,9 @@ pub(crate) use tally::Tally;
 
 /// How often a full backlog is looked at again.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// What is not accepted after this long is not going to be.
+const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// When the next request goes out.
 pub(crate) enum Pace {
@@ -90,6 +93,21 @@ impl Load {
         let end = Instant::now().min(shared.until);
         tally.lasted = end.saturating_duration_since(shared.counted_from);
         Ok(tally)
+    }
+}
+
+/// Pushes the batch's first event until it is accepted, as Feishu would, only sooner.
+pub(crate) async fn accepted(target: SocketAddr, batch: &Batch) -> anyhow::Result<()> {
+    let request = batch.request(0).context("an empty batch")?;
+    let begun = Instant::now();
+    loop {
+        if let Ok(mut connection) = Connection::open(target).await
+            && matches!(connection.exchange(request).await, Ok(200))
+        {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < GIVE_UP, "{target} accepts nothing");
+        tokio::time::sleep(LOOK).await;
     }
 }
 

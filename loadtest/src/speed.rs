@@ -9,6 +9,9 @@
 //! | `drain` | a backlog through handler, quota, send and outcome |
 //! | `both` | accepting and draining at once |
 //! | `embedded` | the same in one process on SQLite |
+//! | `small` | 1,000 events a second inside half a core a role |
+//! | `start` | start to the first accepted event; what idling costs |
+//! | `recovery` | until events go through again after an outage |
 
 mod accept;
 mod both;
@@ -16,6 +19,9 @@ mod drain;
 mod embedded;
 mod latency;
 mod limits;
+mod recovery;
+mod small;
+mod start;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +65,9 @@ enum Name {
     Drain,
     Both,
     Embedded,
+    Small,
+    Start,
+    Recovery,
 }
 
 impl Speed {
@@ -78,6 +87,9 @@ impl Speed {
                 Name::Drain => drain::measure(&self, &mut report).await?,
                 Name::Both => both::measure(&self, &mut report).await?,
                 Name::Embedded => embedded::measure(&self, &mut report).await?,
+                Name::Small => small::measure(&self, &mut report).await?,
+                Name::Start => start::measure(&self, &mut report).await?,
+                Name::Recovery => recovery::measure(&self, &mut report).await?,
             }
         }
         let page = report::page("performance.md");

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use world::{Kind, Process, World};
 
 use super::{BOTS, Speed, UNBOUND, accept, answered};
-use crate::load::{Batch, Pace, Shape};
+use crate::load::{Batch, Load, Pace, Shape};
 use crate::report::{Report, Row, median, short, whole};
 use crate::usage::Usage;
 
@@ -17,6 +17,9 @@ const BACKLOG: u64 = 4_000;
 
 /// Above what one turn can use up.
 const EVENTS_A_SECOND: u64 = 15_000;
+
+/// The backlog fills, connections and plans are made.
+const WARM_UP: Duration = Duration::from_secs(2);
 
 const STUCK: Duration = Duration::from_secs(20);
 
@@ -64,7 +67,7 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
     let first = processes.first().ok_or_else(|| anyhow::anyhow!("no processes"))?;
     let (mut rates, mut p99s, used_before, answered_before) = (Vec::new(), Vec::new(), used()?, answered(world));
     for _ in 0..speed.pairs {
-        let events = usize::try_from(EVENTS_A_SECOND * (speed.seconds + 1))?;
+        let events = usize::try_from(EVENTS_A_SECOND * (speed.seconds + 2))?;
         let batch = Batch::new(&world.bots, Shape::default(), events).await?;
         let before = answered(world);
         let sim = world.sim.clone();
@@ -95,7 +98,7 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
 
 /// Answers a second at the platform, over the same time that the load is counted.
 async fn rate(speed: &Speed, world: &World) -> f64 {
-    sleep(accept::WARM_UP).await;
+    sleep(WARM_UP).await;
     let begun = (answered(world), std::time::Instant::now());
     sleep(speed.lasting()).await;
     (answered(world) - begun.0) as f64 / begun.1.elapsed().as_secs_f64()
