@@ -72,11 +72,13 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
         let before = answered(world);
         let sim = world.sim.clone();
         let finished = move || sim.ledger(|ledger| ledger.totals().replied) - before;
-        let load = accept::load(
-            first.address,
-            Pace::Behind(BACKLOG, Arc::new(finished)),
-            speed.lasting(),
-        );
+        let load = Load {
+            target: first.address,
+            connections: accept::CONNECTIONS,
+            pace: Pace::Behind(BACKLOG, Arc::new(finished)),
+            warm_up: WARM_UP,
+            lasting: speed.lasting(),
+        };
         let (tally, drained) = tokio::join!(load.run(batch), rate(speed, world));
         let tally = tally?;
         tally.all_accepted("ingest")?;
