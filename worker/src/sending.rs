@@ -11,7 +11,8 @@ use openclaw_common::{action_uuid, backoff, telemetry};
 
 use crate::action::Action;
 use crate::feishu::{Outcome, Scope};
-use crate::levels;
+use crate::gate::{Pass, Wait};
+use crate::levels::{self, Receiver};
 use crate::process::{End, Flow, Interrupt, Run};
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
@@ -52,8 +53,8 @@ impl ActionRun<'_> {
             attempts: self.row.attempt,
             ..Tries::default()
         };
-        let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
+        let mut patience = LANE_PATIENCE;
         loop {
             if self.outlived() {
                 let error = "its outcome is unknown and the uuid's hour is over".to_owned();
@@ -62,12 +63,26 @@ impl ActionRun<'_> {
                 }
                 (tries, waited) = (Tries::default(), Duration::ZERO);
             }
+            let probe = match self.leave(&mut patience).await {
+                Ok(Ok(probe)) => probe,
+                Ok(Err(wait)) => {
+                    let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                    // No failure of its own, so nothing of the chat passes it.
+                    let parked = self
+                        .run
+                        .wait(self.row, actions, wait.wait, tries.attempts, true, wait.failure());
+                    return parked.await.map(Sent::End);
+                }
+                Err(interrupt) => return self.untried(interrupt).await,
+            };
+            let receiver = self.receiver().await;
             if !std::mem::take(&mut self.counted) {
                 self.run.commit(self.row, Step::Try { index: self.index }).await?;
             }
             // A token first: buying one can take longer than a slot is good for.
-            let outcome = match engine.feishu.prepare(&self.run.bot).await {
+            let mut outcome = match engine.feishu.prepare(&self.run.bot).await {
                 Ok(()) => {
+                    let levels = self.levels(&receiver);
                     let permit = match self.slot(&levels).await {
                         Ok(Slot::Permit(permit)) => permit,
                         Ok(Slot::Park(wait)) => {
@@ -78,8 +93,8 @@ impl ActionRun<'_> {
                         }
                         Err(interrupt) => return self.untried(interrupt).await,
                     };
-                    // The waits may have outlasted the uuid.
-                    if self.outlived() {
+                    // The waits may have outlasted the uuid, or the leave to send.
+                    if self.outlived() || !engine.gate.holds(&self.run.bot, probe) {
                         continue;
                     }
                     fail_point("W2", &self.row.envelope.key.key);
@@ -90,19 +105,37 @@ impl ActionRun<'_> {
             };
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
+            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            if engine.gate.hear(&self.run.bot, &outcome, probe, Instant::now()) {
+                continue;
+            }
+            self.learn(&mut outcome, &receiver);
+            if let Outcome::Limited {
+                scope: Scope::Tenant,
+                code,
+                ..
+            } = outcome
+            {
+                let (bot, error) = (&self.run.bot, outcome.message());
+                engine
+                    .gate
+                    .tenants
+                    .stop(bot, code, error, &engine.bots, &engine.quota)
+                    .await;
+                continue;
+            }
             match outcome {
                 Outcome::Limited { .. } => tries.limits += 1,
                 _ => tries.attempts += 1,
             }
             tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
-            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
             tries.clean = self.clean;
             match verdict::judge(&outcome, tries, policy) {
                 Verdict::Sent { message_id } => {
                     return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
                 }
                 Verdict::Pause(pause) => {
-                    self.pause_level(&outcome, pause).await;
+                    self.pause_level(&outcome, &receiver, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
                         let parked = self
@@ -231,13 +264,68 @@ impl ActionRun<'_> {
         Err(interrupt)
     }
 
-    async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
+    /// Asks the gate; short waits are spent here.
+    async fn leave(&self, patience: &mut Duration) -> Flow<Result<bool, Wait>> {
+        loop {
+            let kind = levels::send_kind(&self.row.envelope);
+            match self.run.engine.gate.ask(&self.run.bot, kind, Instant::now()) {
+                Pass::Go { probe } => return Ok(Ok(probe)),
+                Pass::Wait(wait) if wait.wait <= *patience => {
+                    *patience -= wait.wait;
+                    self.run.pause(wait.wait).await?;
+                }
+                Pass::Wait(wait) => return Ok(Err(wait)),
+            }
+        }
+    }
+
+    async fn receiver(&self) -> Receiver {
+        let (bot, chat) = (&self.run.bot, &self.row.envelope.chat);
+        let app = &bot.credentials.app_id;
+        let whose = self.run.engine.people.whose(app, levels::chat_of(self.action, chat));
+        Receiver::of(&bot.quota, self.action, chat, whose.await.as_ref())
+    }
+
+    fn levels(&self, receiver: &Receiver) -> Vec<Level> {
+        let mut levels = levels::levels(&self.run.bot, self.action, receiver);
+        for level in levels.iter_mut().filter(|level| level.key == receiver.key) {
+            self.run.engine.crowds.narrow(level, Instant::now());
+        }
+        levels
+    }
+
+    /// What an answer says about its receiver.
+    fn learn(&self, outcome: &mut Outcome, receiver: &Receiver) {
+        let engine = &self.run.engine;
+        match outcome {
+            Outcome::Limited {
+                scope: Scope::Chat,
+                pause,
+                ..
+            } => {
+                let count = receiver.rate.map(|rate| rate.count);
+                *pause = Some(engine.crowds.refused(&receiver.key, count, Instant::now()));
+            }
+            Outcome::Sent { chat_id, .. } => {
+                engine.crowds.accepted(&receiver.key);
+                if let (Action::Create { to, .. }, Some(chat)) = (self.action, chat_id)
+                    && to.starts_with("ou_")
+                {
+                    engine.people.learn(&self.run.bot.credentials.app_id, chat, Some(to));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn pause_level(&self, outcome: &Outcome, receiver: &Receiver, pause: Duration) {
         let Outcome::Limited { scope, .. } = outcome else {
             return;
         };
         let key = match scope {
-            Scope::App => levels::bot_key(&self.run.bot),
-            Scope::Chat => levels::receiver_key(self.action, &self.row.envelope.chat),
+            Scope::Api => levels::paused_key(&self.run.bot, self.action),
+            Scope::Chat => receiver.key.clone(),
+            Scope::Tenant => return,
         };
         tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
         self.run.engine.quota.pause(&key, pause).await;

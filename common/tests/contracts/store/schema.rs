@@ -33,6 +33,7 @@ pub(super) async fn an_old_schema_says_what_to_run(world: World) {
     let StoreError::Schema { found, needed: wanted } = error else {
         panic!("{error:?}")
     };
-    assert_eq!((found, wanted), (needed - 1, needed));
+    assert!(found < needed, "{found}");
+    assert_eq!(wanted, needed);
     assert!(error.to_string().contains("run `openclaw migrate`"), "{error}");
 }
