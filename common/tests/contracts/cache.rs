@@ -9,6 +9,7 @@ mod proxy;
 mod rolling;
 mod sending;
 mod server;
+mod windows;
 
 use std::time::Duration;
 
