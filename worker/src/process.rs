@@ -13,6 +13,7 @@ use openclaw_common::config::{OnStale, Order};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::Receipt;
+use openclaw_common::quota::Urgency;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +69,8 @@ pub(crate) struct Run {
     pub(crate) stop: CancellationToken,
     /// [`crate::pulse::Pulse::freezes`] when the attachment began.
     pub(crate) freezes: u64,
+    /// How urgent it is; rises with what comes to wait for it in its chat.
+    pub(crate) urgency: Urgency,
 }
 
 /// Why a run cannot go on by itself.

@@ -234,7 +234,7 @@ impl ActionRun<'_> {
                 () = engine.commits.reachable() => {}
                 () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
             }
-            let permit = match engine.quota.acquire(levels, &self.run.stop).await {
+            let permit = match engine.quota.acquire_as(levels, &self.run.urgency, &self.run.stop).await {
                 Ok(permit) => permit,
                 Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
                 Err(Refused::Park(wait)) => return Ok(Slot::Park(wait)),
@@ -244,7 +244,7 @@ impl ActionRun<'_> {
             }
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() && permit.in_time() {
-                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
+                telemetry::QUOTA_WAIT_SECONDS.record(self.run.bot.id.as_str(), begun.elapsed());
                 return Ok(Slot::Permit(permit));
             }
         }

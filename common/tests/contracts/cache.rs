@@ -9,6 +9,8 @@ mod proxy;
 mod rolling;
 mod sending;
 mod server;
+mod urgency;
+mod windows;
 
 use std::time::Duration;
 
