@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::store::{
-    self, Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing,
-    State, Step, Stopped, Store, StoreError, Tally, Unfinished,
+    self, Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent,
+    Standing, State, Step, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -122,8 +122,9 @@ store! {
     }
 
     unfinished(bot: &BotId, held: &[EventKey]) -> Unfinished;
-    take_due(bot: &BotId, full: &[Arc<str>], per_chat: u32, limit: u32) -> Vec<Row>;
+    take_due(bot: &BotId, room: Room<'_>) -> Vec<Row>;
     next_due(bots: &[BotId]) -> HashMap<BotId, Duration>;
+    waiting(bots: &[BotId]) -> HashMap<BotId, u64>;
     overdue(overdue: Duration) -> Vec<(BotId, u64)>;
     bury(deaths: &[Burial]) -> ();
     standing(keys: &[EventKey]) -> HashMap<EventKey, Standing>;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::{Message, OnStale};
 use openclaw_common::envelope::{Envelope, EventKey};
-use openclaw_common::store::{Standing, State};
+use openclaw_common::store::{Room, Standing, State};
 use openclaw_common::time::now_ms;
 
 use self::moves::{Fate, Move, Scope};
@@ -218,7 +218,13 @@ impl<'a> Play<'a> {
                 // The poll's second: what is due in a moment is due.
                 self.stage.tables.pass(&self.name, POLL, true).await;
                 self.now += POLL;
-                let rows = self.stage.store.take_due(&self.bot, &[], DUE, DUE).await.unwrap();
+                let room = Room {
+                    full: &[],
+                    per_chat: DUE,
+                    answers: DUE,
+                    others: DUE,
+                };
+                let rows = self.stage.store.take_due(&self.bot, room).await.unwrap();
                 self.take_all(worker, rows).await;
             }
             Move::Look(worker) => {

@@ -8,7 +8,7 @@ use openclaw_common::bot::{Bot, BotId, BotSet, Bots, Credentials};
 use openclaw_common::caches::memory::Memory;
 use openclaw_common::config::{self, Config, Message};
 use openclaw_common::queues::sqlite::SqliteQueue;
-use openclaw_common::quota::{HORIZON, Quota};
+use openclaw_common::quota::{HORIZON, Quota, Urgency};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::secret::Secret;
 use openclaw_common::sqlite::Sqlite;
@@ -136,6 +136,7 @@ impl Stage {
             handler: Arc::new(Says(answer)),
             handlers: Arc::new(Semaphore::new(1)),
             quarantine: Arc::new(Semaphore::new(1)),
+            urgency: Urgency::new(work.row.priority()),
             stop: stop.clone(),
         };
         let line = self.line.clone();
