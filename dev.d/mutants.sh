@@ -134,7 +134,7 @@ mutant() {
 # whole PACKAGE TARGET TEST: without a mutant the test passes; each is looked at once.
 whole() {
     if [[ " $whole " == *" $3 "* ]]; then return; fi
-    tested "$1" "$2" -- --exact "$3" 2>&1 | grep -q '^test result: .* 1 passed;' ||
+    tested "$1" "$2" -- --exact "$3" 2>&1 | grep '^test result: .* 1 passed;' >/dev/null ||
         die "$3 does not pass without any mutant"
     whole+=" $3"
 }
