@@ -102,7 +102,7 @@ all_mutants() {
         common '--test contracts' contracts::store::over_sqlite::replays_run_at_the_same_time_have_one_effect
 }
 
-# mutant NAME FILE FROM TO PACKAGE TARGET TEST [FILE FROM TO]: one line, `NAME killed by TEST`.
+# mutant NAME FILE FROM TO PACKAGE TARGET TEST [FILE FROM TO]: one line, `NAME killed by TEST: what it saw`.
 mutant() {
     local name=$1 package=$5 target=$6 test=$7
     if ((${#only[@]})) && [[ " ${only[*]} " != *" $name "* ]]; then return; fi
@@ -119,7 +119,8 @@ mutant() {
     tested "$package" "$target" -- --exact "$test" >"$output" 2>&1 || true
     # A name that fits no test would pass as well.
     if grep -q '^test result: .* 1 failed;' "$output"; then
-        echo "$name killed by $test"
+        # What it saw, so that one that fails for another reason is noticed.
+        echo "$name killed by $test: $(grep -m1 -A1 'panicked at' "$output" | tail -n 1)"
     elif grep -q '^test result: .* 1 passed;' "$output"; then
         bad "$name SURVIVED $test"
         survived+=("$name")
