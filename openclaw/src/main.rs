@@ -34,6 +34,9 @@ use clap::error::ErrorKind;
 use crate::cli::{Cli, Command};
 use crate::exit::Failure;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
