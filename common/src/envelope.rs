@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::bot::BotId;
 
+/// The type of a send that somebody asked for: its body is a [`crate::send::SendOrder`], and no handler is asked.
+pub const SEND: &str = "openclaw.send";
+
 /// What makes two pushes the same event, across re-pushes, nodes and restarts.
 ///
 /// `key` is the `message_id` of a message event (Feishu changes `event_id` between re-pushes of one message), else the

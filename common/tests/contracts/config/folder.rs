@@ -220,7 +220,7 @@ fn features_that_are_not_served_yet_are_named_with_their_place() {
         .write("bot2/config.yaml", "quota:\n  budget: { calls: 5 }\n");
     folder.write(
         "config.yaml",
-        "handler: { kind: echo }\npools: { all: [bot1, bot2] }\napi: { tokens: [x] }\n",
+        "handler: { kind: echo }\nconsole: { port: 9200 }\n",
     );
     let loaded = folder.load(&[]).expect("a good folder");
     let root = folder.path().display().to_string();
@@ -230,12 +230,10 @@ fn features_that_are_not_served_yet_are_named_with_their_place() {
         .map(|sentence| sentence.replace(&root, "config"))
         .collect();
     let expected = [
-        "config/config.yaml:3: `api.tokens` is set but this version does not serve it yet",
-        "config/config.yaml:2: `pools` is set but this version does not serve it yet",
+        "config/config.yaml:2: `console` is set but this version does not serve it yet",
         "config/bot2/config.yaml:2: `quota.budget` is set but this version does not serve it yet",
     ];
     assert_eq!(not_yet, expected);
-    assert_eq!(loaded.config.pools["all"].len(), 2);
 }
 
 #[test]
