@@ -8,6 +8,4 @@ mod openclaw {
     mod faults;
     mod heavy;
     mod pipeline;
-    mod process;
-    mod world;
 }

@@ -8,8 +8,8 @@ use openclaw_sim::event::{Event, Workload};
 use openclaw_sim::push::PushOptions;
 use testkit::eventually;
 
-use super::process::Process;
-use super::world::{Kind, World};
+use world::Process;
+use world::{Kind, World};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// One attempt each: a refusal is an answer here, not something to wait for.

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Output;
 
-use super::process::{Process, openclaw};
-use super::world::{Kind, World};
+use world::{Kind, World};
+use world::{Process, openclaw};
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = openclaw(arguments).output().unwrap();

@@ -13,8 +13,8 @@ use serde_json::Value;
 use testkit::eventually;
 
 use super::pipeline::on_both_backends;
-use super::process::{Process, openclaw};
-use super::world::{Kind, World};
+use world::{Kind, World};
+use world::{Process, openclaw};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Fast and without the platform's own limits, so that only the replay's own rate can slow it down.

@@ -29,8 +29,8 @@ use openclaw_sim::event::Event;
 use openclaw_sim::push::{PushOptions, Pusher};
 use tokio::task::JoinHandle;
 
-use super::world::{Shared, World};
 use audit::{Audit, figure};
+use world::{Shared, World};
 
 /// A platform that does not give up: a first re-push after a second and a half, and forty of them.
 fn patient() -> PushOptions {
@@ -76,5 +76,5 @@ fn shared_mut(world: &mut World) -> &mut Shared {
 
 /// Distributed, with so many bots.
 async fn world(bots: usize) -> World {
-    World::new(super::world::Kind::Distributed, bots, "").await
+    World::new(world::Kind::Distributed, bots, "").await
 }

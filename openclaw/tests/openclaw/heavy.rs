@@ -8,8 +8,8 @@ use openclaw_sim::push::PushOptions;
 
 use testkit::eventually;
 
-use super::process::Process;
-use super::world::{Kind, World};
+use world::Process;
+use world::{Kind, World};
 
 /// 200 messages of one bot in 10 chats: at 5 a second the last is due 39 s after the first five. 97 % of that rate.
 async fn a_backlog_drains_at_the_quota(workers: usize) {

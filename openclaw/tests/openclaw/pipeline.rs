@@ -7,7 +7,7 @@ use openclaw_sim::event::{self, Event};
 use openclaw_sim::faults::{Fault, Scope};
 use openclaw_sim::push::PushOptions;
 
-use super::world::{Kind, World};
+use world::{Kind, World};
 
 macro_rules! on_both_backends {
     ($($promise:ident),* $(,)?) => {
@@ -118,7 +118,7 @@ async fn stopping_and_starting_again_loses_nothing(kind: Kind) {
     let last = processes.pop().unwrap();
     assert!(last.stop().await.success());
     let again = if kind == Kind::Embedded { "run" } else { "worker" };
-    let _again = super::process::Process::start(again, world.path()).await;
+    let _again = world::Process::start(again, world.path()).await;
     world.answered(&pusher).await;
     world.judge(&pusher, &Expectations::default());
     world.finished(40).await;

@@ -11,8 +11,8 @@ use openclaw_sim::check::{Expectations, Report};
 use openclaw_sim::push::Pusher;
 use testkit::eventually;
 
-use crate::openclaw::process::Process;
-use crate::openclaw::world::World;
+use world::Process;
+use world::World;
 
 /// From the last answer to the last row.
 const SETTLING: Duration = Duration::from_secs(20);

@@ -9,8 +9,8 @@ use serde_json::json;
 use testkit::eventually;
 
 use super::{Audit, figure, lasts, once, patient, pushing, seconds, shared, shared_mut, world};
-use crate::openclaw::process::Process;
-use crate::openclaw::world::{Kind, World};
+use world::Process;
+use world::{Kind, World};
 
 /// Recovery of everything after the broker is back (`design.md` §5), and some for a busy machine.
 const RECOVERY: Duration = Duration::from_secs(8);

@@ -4,8 +4,8 @@ use openclaw_sim::proxy::{Direction, Flow};
 use openclaw_sim::push::Pusher;
 
 use super::{Audit, figure, lasts, patient, pushing, seconds, shared, shared_mut, world};
-use crate::openclaw::world::World;
 use std::time::Duration;
+use world::World;
 
 /// Messages that became visible, a second and bot.
 fn rate(world: &World) -> f64 {

@@ -11,8 +11,8 @@ use testkit::eventually;
 
 use super::audit::query;
 use super::{Audit, figure, patient, pushing, seconds, shared, world};
-use crate::openclaw::process::Process;
-use crate::openclaw::world::{Kind, World};
+use world::Process;
+use world::{Kind, World};
 
 const FAIL_POINT: &str = "OPENCLAW_FAIL_POINT";
 const ABORTED: i32 = 6;

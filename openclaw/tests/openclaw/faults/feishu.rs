@@ -10,8 +10,8 @@ use testkit::eventually;
 
 use super::audit::query;
 use super::{Audit, figure, patient, pushing, seconds, world};
-use crate::openclaw::process::Process;
-use crate::openclaw::world::{Kind, World};
+use world::Process;
+use world::{Kind, World};
 
 /// One send in five is carried out and answered with an error, a reset, or garbage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use openclaw_sim::event::Event;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Audit, figure, once, seconds, shared, world};
-use crate::openclaw::process::{Process, openclaw};
+use world::{Process, openclaw};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_29_500_copies_at_once_to_three_ingests() {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{Audit, figure, lasts, patient, pushing, seconds, world};
-use crate::openclaw::process::Process;
-use crate::openclaw::world::World;
+use world::Process;
+use world::World;
 
 /// The longest pause of any bot between two visible messages, of those that appeared between `from_us` and `until_us`.
 fn longest_pause(world: &World) -> Duration {

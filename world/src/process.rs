@@ -18,44 +18,64 @@ const STOP: Duration = Duration::from_secs(40);
 const SECRETS: [&str; 4] = ["secret-of-", "token-of-", "key-of-", "openclaw:openclaw"];
 
 /// One role of one node; killed when dropped. Its log must be free of secrets, and of panics nobody asked for.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    pub(crate) role: String,
+    /// What it was started as.
+    pub role: String,
     folder: PathBuf,
-    pub(crate) address: SocketAddr,
+    /// Where it listens.
+    pub address: SocketAddr,
     may_panic: bool,
 }
 
+/// The program of the build that runs this: cargo puts it beside its benchmarks, and one folder above its tests.
+fn program() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let program = here.ancestors().skip(1).take(2).map(|folder| folder.join("openclaw"));
+    program
+        .into_iter()
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no `openclaw` beside {}: cargo build --package openclaw",
+                here.display()
+            )
+        })
+}
+
 /// `openclaw` with these arguments, to be run to its end.
-pub(crate) fn openclaw(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_openclaw"));
+///
+/// # Panics
+/// When this build has no `openclaw`.
+pub fn openclaw(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
     command.args(arguments).stdin(Stdio::null());
     command
 }
 
 impl Process {
     /// Starts a role on free ports and waits until it is ready.
-    pub(crate) async fn start(role: &str, folder: &Path) -> Self {
+    pub async fn start(role: &str, folder: &Path) -> Self {
         let process = Self::spawn(role, folder).await;
         process.ready().await;
         process
     }
 
     /// Starts a role on free ports and waits until it has said where it listens.
-    pub(crate) async fn spawn(role: &str, folder: &Path) -> Self {
+    pub async fn spawn(role: &str, folder: &Path) -> Self {
         Self::spawn_with(role, folder, 0, &[]).await
     }
 
     /// Starts a role with these variables, such as a fail point, and waits until it is ready.
-    pub(crate) async fn start_with(role: &str, folder: &Path, variables: &[(&str, &str)]) -> Self {
+    pub async fn start_with(role: &str, folder: &Path, variables: &[(&str, &str)]) -> Self {
         let process = Self::spawn_with(role, folder, 0, variables).await;
         process.ready().await;
         process
     }
 
     /// Kills it and starts another one in its place, on the same port; ready when this returns.
-    pub(crate) async fn kill_and_replace(&mut self) {
+    pub async fn kill_and_replace(&mut self) {
         let next = (self.role.clone(), self.folder.clone(), self.address.port());
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -63,7 +83,8 @@ impl Process {
         self.ready().await;
     }
 
-    pub(crate) async fn spawn_with(role: &str, folder: &Path, port: u16, variables: &[(&str, &str)]) -> Self {
+    /// Starts a role on this port (0: a free one) with these variables, and waits until it has said where it listens.
+    pub async fn spawn_with(role: &str, folder: &Path, port: u16, variables: &[(&str, &str)]) -> Self {
         let place = folder.to_str().unwrap();
         let port = port.to_string();
         let mut child = openclaw(&[role, "-c", place, "--port", &port, "--metrics-port", "0"])
@@ -106,7 +127,7 @@ impl Process {
         clippy::disallowed_methods,
         reason = "one call in a test, which has a deadline of its own"
     )]
-    pub(crate) async fn ready(&self) {
+    pub async fn ready(&self) {
         // reqwest wants a TLS provider even for plain HTTP.
         rustls::crypto::ring::default_provider().install_default().ok();
         let url = format!("http://{}/readyz", self.address);
@@ -119,24 +140,25 @@ impl Process {
         .await;
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Its address as a URL.
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// SIGKILL, and the body is cleared away.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// SIGTERM; how it ended.
-    pub(crate) async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended("a stopped process ends").await
     }
 
     /// Waits for it to end by itself.
-    pub(crate) async fn ended(&mut self, what: &str) -> ExitStatus {
+    pub async fn ended(&mut self, what: &str) -> ExitStatus {
         let mut ended = None;
         eventually(what, STOP, async || {
             ended = self.child.try_wait().unwrap();
@@ -147,11 +169,12 @@ impl Process {
     }
 
     /// Whether it has ended by itself.
-    pub(crate) fn is_gone(&mut self) -> bool {
+    pub fn is_gone(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.child.id().cast_signed()).unwrap(), signal).unwrap();
     }
 
@@ -171,7 +194,7 @@ impl Process {
     }
 
     /// Everything it has said so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
 }

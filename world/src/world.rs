@@ -19,30 +19,39 @@ use testkit::{Database, RabbitNode, RedisProcess, Servers, Vhost};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::process::Process;
+use crate::process::Process;
 
 /// Which servers a world stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// One process on SQLite.
     Embedded,
+    /// RabbitMQ, Redis and PostgreSQL.
     Distributed,
 }
 
 /// The servers of a distributed world, and the proxies on the way to them.
-pub(crate) struct Shared {
-    pub(crate) rabbitmq: Vhost,
-    pub(crate) redis: RedisProcess,
-    pub(crate) database: Database,
-    pub(crate) ways: Ways,
+pub struct Shared {
+    /// The broker.
+    pub rabbitmq: Vhost,
+    /// The cache.
+    pub redis: RedisProcess,
+    /// The database.
+    pub database: Database,
+    /// How the processes reach them.
+    pub ways: Ways,
     /// The broker's process when it is this world's own.
-    pub(crate) node: Option<RabbitNode>,
+    pub node: Option<RabbitNode>,
 }
 
 /// One proxy before each server: everything the processes say and hear passes here.
-pub(crate) struct Ways {
-    pub(crate) amqp: Proxy,
-    pub(crate) redis: Proxy,
-    pub(crate) database: Proxy,
+pub struct Ways {
+    /// To RabbitMQ.
+    pub amqp: Proxy,
+    /// To Redis.
+    pub redis: Proxy,
+    /// To PostgreSQL.
+    pub database: Proxy,
 }
 
 impl Shared {
@@ -78,19 +87,24 @@ fn address(url: &str) -> SocketAddr {
     authority.rsplit('@').next().unwrap().parse().unwrap()
 }
 
-pub(crate) struct World {
+/// Configuration folder, servers, platform and judge of one run.
+pub struct World {
     folder: TempDir,
-    pub(crate) sim: Sim,
+    /// The simulated Feishu.
+    pub sim: Sim,
     feishu: SocketAddr,
-    pub(crate) shared: Option<Shared>,
-    pub(crate) bots: Vec<Arc<Recipient>>,
-    pub(crate) stop: CancellationToken,
+    /// The servers; none when embedded.
+    pub shared: Option<Shared>,
+    /// The bots it began with.
+    pub bots: Vec<Arc<Recipient>>,
+    /// Ends the platform and the pushers; cancelled when this is dropped.
+    pub stop: CancellationToken,
     _stop: DropGuard,
 }
 
 impl World {
     /// `bots` bots named `bot0`, …, on servers of their own, with `extra` lines at the end of the node's configuration.
-    pub(crate) async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
+    pub async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
         let shared = match kind {
             Kind::Embedded => None,
             Kind::Distributed => Some(Shared::new(None).await),
@@ -99,7 +113,7 @@ impl World {
     }
 
     /// Distributed, on a broker process of its own, which may be stopped.
-    pub(crate) async fn with_broker(bots: usize, extra: &str) -> Self {
+    pub async fn with_broker(bots: usize, extra: &str) -> Self {
         let node = Servers::rabbitmq_node().await;
         Self::on(Some(Shared::new(Some(node)).await), bots, extra).await
     }
@@ -124,7 +138,7 @@ impl World {
             world.bots.push(recipient);
         }
         if world.shared.is_some() {
-            let migrated = super::process::openclaw(&["migrate", "-c", world.path().to_str().unwrap()])
+            let migrated = crate::process::openclaw(&["migrate", "-c", world.path().to_str().unwrap()])
                 .status()
                 .unwrap();
             assert!(migrated.success());
@@ -151,7 +165,7 @@ impl World {
     }
 
     /// Writes the bot's folder.
-    pub(crate) fn add_bot(&self, name: &str) -> Arc<Recipient> {
+    pub fn add_bot(&self, name: &str) -> Arc<Recipient> {
         let app_id = format!("cli_{name}");
         self.write(
             &format!("{name}/credentials.yaml"),
@@ -170,7 +184,8 @@ impl World {
         })
     }
 
-    pub(crate) fn write(&self, name: &str, text: &str) {
+    /// Writes a file of the configuration folder, as a whole.
+    pub fn write(&self, name: &str, text: &str) {
         let path = self.folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         // As a whole, the way deployments do it: a watcher never sees half of it.
@@ -179,16 +194,18 @@ impl World {
         fs::rename(draft, path).unwrap();
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The configuration folder.
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(crate) fn join(&self, name: &str) -> PathBuf {
+    /// A file of the configuration folder.
+    pub fn join(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Every role this world needs, on `workers` workers; the ingest (or only) process first.
-    pub(crate) async fn start(&self, workers: usize) -> Vec<Process> {
+    pub async fn start(&self, workers: usize) -> Vec<Process> {
         if self.shared.is_none() {
             return vec![Process::start("run", self.path()).await];
         }
@@ -200,7 +217,7 @@ impl World {
     }
 
     /// Pushes to these processes.
-    pub(crate) fn pusher(&self, targets: &[&Process], options: PushOptions) -> Pusher {
+    pub fn pusher(&self, targets: &[&Process], options: PushOptions) -> Pusher {
         let options = PushOptions {
             targets: targets.iter().map(|process| process.url()).collect(),
             ..options
@@ -209,17 +226,17 @@ impl World {
     }
 
     /// Texts for every bot, in turn over `chats` chats each.
-    pub(crate) fn workload(&self, chats: u32) -> Workload {
+    pub fn workload(&self, chats: u32) -> Workload {
         Workload::new(self.bots.clone(), chats, 16)
     }
 
     /// Waits until everything that is owed has been answered, as long as answers keep coming.
-    pub(crate) async fn answered(&self, pusher: &Pusher) {
+    pub async fn answered(&self, pusher: &Pusher) {
         self.answered_but(pusher, 0).await;
     }
 
     /// The same, where so many are to die.
-    pub(crate) async fn answered_but(&self, pusher: &Pusher, dead: u64) {
+    pub async fn answered_but(&self, pusher: &Pusher, dead: u64) {
         let mut last = (u64::MAX, Instant::now());
         loop {
             let owed = pusher.log(|log| log.totals().owed);
@@ -263,7 +280,7 @@ impl World {
     }
 
     /// The judge's report; fails the test unless every promise was kept.
-    pub(crate) fn judge(&self, pusher: &Pusher, expected: &Expectations) -> Report {
+    pub fn judge(&self, pusher: &Pusher, expected: &Expectations) -> Report {
         let forgotten = self.sim.forgotten_uuids();
         let report = pusher.log(|log| self.sim.ledger(|ledger| check::check(log, ledger, forgotten, expected)));
         assert!(report.passed(), "{report}");
@@ -272,7 +289,7 @@ impl World {
     }
 
     /// Waits until the Store holds exactly `events` rows, all of them finished.
-    pub(crate) async fn finished(&self, events: u64) {
+    pub async fn finished(&self, events: u64) {
         let Some(shared) = &self.shared else { return };
         let pool = sqlx::PgPool::connect(shared.database.url()).await.unwrap();
         let all_done = vec![("done".to_owned(), i64::try_from(events).unwrap())];

@@ -1,0 +1,53 @@
+//! The benchmark harness: what OpenClaw promises about speed, quota and faults, measured on real processes and servers.
+//!
+//! `./dev bench` and `./dev soak` build it, start the servers and run it. Every figure is a ratio of things measured in one
+//! run, or says what machine it is from.
+//!
+//! | file | measures |
+//! |---|---|
+//! | `soak` | kills and restarts under load: lost, doubled, over quota, out of order |
+//! | `quota` | the send limits: violations and use, beside simpler algorithms |
+//! | `speed` | rates and latencies beside their yardsticks |
+//! | `plot` | draws them |
+
+mod plot;
+mod quota;
+mod soak;
+mod speed;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "openclaw-bench",
+    about = "Measures OpenClaw on this machine; run it by ./dev bench and ./dev soak"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Random kills and restarts under load, and what became of every event
+    Soak(soak::Soak),
+    /// The send limits under every disturbance
+    Quota(quota::Quota),
+    /// Rates and latencies beside their yardsticks
+    Speed(speed::Speed),
+}
+
+/// 0: every goal was reached. 1: one was not, and the report says which.
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    // An error means that one is installed already.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let reached = match Cli::parse().command {
+        Command::Soak(soak) => soak.run().await?,
+        Command::Quota(quota) => quota.run().await?,
+        Command::Speed(speed) => speed.run().await?,
+    };
+    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
