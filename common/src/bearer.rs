@@ -30,7 +30,10 @@ impl Bearers {
             return false;
         };
         let given = hash(token.trim_ascii());
-        let known = self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(&given));
+        let known = self
+            .0
+            .iter()
+            .fold(Choice::from(0), |found, token| found | token.ct_eq(&given));
         bool::from(known) && scheme.eq_ignore_ascii_case(b"Bearer ")
     }
 }

@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_request_has_one_form_however_it_is_written() {
-        let other = r#" { "content" : {"text": "h\u0069"}, "msg_type":"text", "to":"oc_1", "bot":"bot1", "send_at":null } "#;
+        let other =
+            r#" { "content" : {"text": "h\u0069"}, "msg_type":"text", "to":"oc_1", "bot":"bot1", "send_at":null } "#;
         let (through, order) = parse(GOOD.as_bytes(), 0).unwrap();
         assert_eq!(through, Through::Bot("bot1".to_owned()));
         assert_eq!(order.content, r#"{"text":"hi"}"#);
@@ -157,12 +158,20 @@ mod tests {
             (r#""text","#, r#""dance","#, "msg_type"),
             (r#"{"text":"hi"}"#, r#""hi""#, "content"),
             (r#""bot":"bot1""#, r#""bot":"bot1","send_at":"tomorrow""#, "send_at"),
-            (r#""bot":"bot1""#, r#""bot":"bot1","send_at":"2999-01-01T00:00:00Z""#, "send_at"),
+            (
+                r#""bot":"bot1""#,
+                r#""bot":"bot1","send_at":"2999-01-01T00:00:00Z""#,
+                "send_at",
+            ),
             (r#""bot":"bot1""#, r#""bot":"bot1","colour":"red""#, "colour"),
         ] {
             let refusal = parse(GOOD.replacen(found, wanted, 1).as_bytes(), 0).unwrap_err();
             assert_eq!(refusal.code, Code::Malformed);
-            assert!(refusal.message.starts_with(&format!("{field}: ")), "{}", refusal.message);
+            assert!(
+                refusal.message.starts_with(&format!("{field}: ")),
+                "{}",
+                refusal.message
+            );
         }
         for nonsense in ["", "[]", "{"] {
             assert_eq!(parse(nonsense.as_bytes(), 0).unwrap_err().code, Code::Malformed);
@@ -178,7 +187,9 @@ mod tests {
     #[test]
     fn feishus_own_limits_hold_at_the_door() {
         let sized = |kind: &str, size: usize| {
-            let body = GOOD.replace("\"text\",", &format!("\"{kind}\",")).replace("hi", &"x".repeat(size));
+            let body = GOOD
+                .replace("\"text\",", &format!("\"{kind}\","))
+                .replace("hi", &"x".repeat(size));
             parse(body.as_bytes(), 0).map_err(|refusal| refusal.code)
         };
         assert!(sized("text", 149 * 1024).is_ok());

@@ -119,7 +119,8 @@ impl Node {
         let cache = &self.acceptor.cache;
         let key = format!("send:{key}");
         let ours = cache.set_if_absent(&key, print, ttl).await.unwrap_or(false);
-        if !ours && let Ok(Some(first)) = cache.get(&key).await
+        if !ours
+            && let Ok(Some(first)) = cache.get(&key).await
             && first != print
         {
             return Err(Refusal::new(
@@ -138,9 +139,8 @@ struct FirstBody {
 }
 
 fn receiver<'bots>(bots: &'bots BotSet, through: &Through) -> Result<&'bots Arc<Bot>, Refusal> {
-    let missing = |kind: &str, name: &str| {
-        Refusal::new(Code::NoSuchBot, format!("{kind}: no {kind} `{name}` is configured"))
-    };
+    let missing =
+        |kind: &str, name: &str| Refusal::new(Code::NoSuchBot, format!("{kind}: no {kind} `{name}` is configured"));
     match through {
         Through::Bot(name) => bots.get(name).ok_or_else(|| missing("bot", name)),
         Through::Pool(name) => {

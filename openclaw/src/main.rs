@@ -7,6 +7,7 @@
 //! | [`roles`] | `run`, `ingest`, `worker` |
 //! | [`check`] | every mistake in the configuration, then each dependency |
 //! | [`dlq`] | dead letters: list, show, replay, drop |
+//! | [`send`] | one message through the running node |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
 //! | [`exit`], [`mod@print`], [`signals`] | how it ends, speaks and stops |
@@ -21,6 +22,7 @@ mod migrate;
 mod node;
 mod print;
 mod roles;
+mod send;
 mod signals;
 mod simulator;
 
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Check(arguments) => check::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Dlq(command) => dlq::run(command).await,
+            Command::Send(arguments) => send::run(arguments).await,
             Command::Keys(command) => keys::run(&command),
             Command::Sim(arguments) => simulator::run(arguments).await,
         }

@@ -8,4 +8,5 @@ mod openclaw {
     mod faults;
     mod heavy;
     mod pipeline;
+    mod send;
 }

@@ -7,6 +7,7 @@
 //! | [`attachment`] | one attachment: deliveries into lanes, lanes into tasks |
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
+//! | [`order`] | sends that somebody asked for |
 //! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
 //! | [`verdict`] | what becomes of an event after a send |
@@ -27,6 +28,7 @@ pub mod feishu;
 pub mod handler;
 mod lanes;
 mod levels;
+mod order;
 mod placement;
 mod process;
 mod pulse;

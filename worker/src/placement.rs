@@ -189,12 +189,12 @@ impl Placement {
         let bots = self.engine.bots.now();
         self.roster.with(|places| {
             for (id, place) in places.iter() {
-                if bots.get(id.as_str()).is_none() {
+                if bots.served(id.as_str()).is_none() {
                     place.revoked.cancel();
                 }
             }
         });
-        for bot in bots.iter() {
+        for bot in bots.all_served() {
             self.place_bot(&bot.id);
         }
     }

@@ -13,6 +13,7 @@ use openclaw_common::config::{OnStale, Order};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::Receipt;
+use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
@@ -22,12 +23,15 @@ use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{Handler, HandlerError};
+use crate::order;
 use crate::sending::{ActionRun, Sent};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
 /// A handler that takes longer has failed (`reliability.md` D8).
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A scheduled send this close to its time waits in its lane.
+const NEARLY: Duration = Duration::from_secs(1);
 const TOO_LATE: &str = "Sorry, this message could not be answered in time.";
 
 /// An event that a lane runs.
@@ -127,6 +131,9 @@ impl Run {
     }
 
     async fn course(&self, row: &Row, started: bool) -> Flow<End> {
+        if let Some(end) = self.early(row).await? {
+            return Ok(end);
+        }
         if let Some(end) = self.stale(row).await? {
             return Ok(end);
         }
@@ -146,15 +153,36 @@ impl Run {
         self.carry_out(row, &plan, first_send).await
     }
 
+    /// A scheduled send waits in the Store; later messages of its chat pass meanwhile.
+    async fn early(&self, row: &Row) -> Flow<Option<End>> {
+        let (wait, _) = order::scheduled(&self.engine, row);
+        if wait > NEARLY {
+            return self
+                .wait(row, Vec::new(), wait, row.attempt, false, None)
+                .await
+                .map(Some);
+        }
+        if !wait.is_zero() {
+            self.pause(wait).await?;
+        }
+        Ok(None)
+    }
+
     /// `message.max_age`: a late answer is often worse than none. What was partly sent is carried through.
     async fn stale(&self, row: &Row) -> Flow<Option<End>> {
         let policy = &self.bot.message;
         let age = Duration::from_millis(u64::try_from(row.age_ms).unwrap_or(0));
+        let age = age.saturating_sub(order::scheduled(&self.engine, row).1);
         let touched = row.actions.iter().any(|action| action.first_tried_ms_ago.is_some());
         if age <= policy.max_age || touched || row.replay_generation > 0 {
             return Ok(None);
         }
-        match policy.on_stale {
+        let on_stale = match policy.on_stale {
+            // Where somebody only asked for a send there is nobody to answer.
+            OnStale::Reply if order::is_order(&row.envelope) => OnStale::DeadLetter,
+            on_stale => on_stale,
+        };
+        match on_stale {
             OnStale::DeadLetter => {
                 let error = format!("older than message.max_age ({} s)", policy.max_age.as_secs());
                 self.die(row, Vec::new(), "stale", None, error).await.map(Some)
@@ -179,6 +207,9 @@ impl Run {
     }
 
     async fn make_plan(&self, row: &Row, started: bool) -> Flow<Made> {
+        if let Some(order) = order::read(&self.engine, row) {
+            return self.plan_order(row, order).await;
+        }
         let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
         if earlier_starts >= POISON_STARTS {
             let error = format!("its handler took the process down {earlier_starts} times");
@@ -219,6 +250,23 @@ impl Run {
             }),
             Err(error) => self.handler_failed(row, error).await.map(Made::End),
         }
+    }
+
+    /// Somebody has said what to send: no handler is asked.
+    async fn plan_order(&self, row: &Row, order: Result<SendOrder, String>) -> Flow<Made> {
+        let dead = |class, error| self.die(row, Vec::new(), class, None, error);
+        if order::is_conflict(row) {
+            let error = "another message was sent under this Idempotency-Key: this one never is".to_owned();
+            return dead(order::CONFLICT, error).await.map(Made::End);
+        }
+        let plan = match order {
+            Ok(order) => order::plan(order),
+            Err(error) => return dead("unreadable", error).await.map(Made::End),
+        };
+        Ok(match self.commit_plan(row, &plan).await? {
+            Some(end) => Made::End(end),
+            None => Made::Plan(plan),
+        })
     }
 
     /// Runs the handler in a task of its own: its panic is its failure, not the lane's.

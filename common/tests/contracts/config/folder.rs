@@ -218,10 +218,7 @@ fn features_that_are_not_served_yet_are_named_with_their_place() {
         .bot("bot1")
         .bot("bot2")
         .write("bot2/config.yaml", "quota:\n  budget: { calls: 5 }\n");
-    folder.write(
-        "config.yaml",
-        "handler: { kind: echo }\nconsole: { port: 9200 }\n",
-    );
+    folder.write("config.yaml", "handler: { kind: echo }\nconsole: { port: 9200 }\n");
     let loaded = folder.load(&[]).expect("a good folder");
     let root = folder.path().display().to_string();
     let not_yet: Vec<String> = loaded
