@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::fail_point::fail_point;
 use crate::store::{DeadFilter, DeadLetter, Replay, Replayed, State, Store, StoreError, UnknownChoice};
 
 /// Letters between two looks at what became of them (`reliability.md` §9).
@@ -93,6 +94,7 @@ impl Campaign {
             };
             filter.after = Some(last.id);
             let answer = store.replay(&self.order(&letters)).await?;
+            fail_point("P1", "");
             replayed(&answer);
             let Some(patience) = self.patience.filter(|_| !answer.done.is_empty()) else {
                 continue;

@@ -1,11 +1,13 @@
 //! The HTTP server loop of every role: bounded in connections, in time and at its end.
 //!
-//! * A request's headers, and the pause between two requests of a connection, take at most [`Limits::headers`].
+//! * A request's headers take at most [`Limits::headers`], a pause between two requests [`Limits::idle`].
 //! * There are at most [`Limits::connections`]. One more makes the one that has been idle longest go, so that sockets that
 //!   ask for nothing, however many, keep no request out.
 //! * Stopping means: accept nothing new, finish open requests within [`Limits::finish`], cut the rest.
 //!
 //! Handlers find the peer's address in `ConnectInfo<SocketAddr>`. Bounding a request's body and duration is theirs.
+
+mod heads;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use self::heads::Heads;
 use crate::telemetry;
 
 /// A request's headers, and what hyper reads ahead of a body, in bytes. Feishu's headers are below 1 KiB.
@@ -44,8 +47,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Limits {
     /// Open connections, as far as the system allows that many files.
     pub connections: usize,
-    /// For a request's headers, and between two requests.
+    /// For a request's headers: the first ones from the connection's beginning, later ones from their first byte.
     pub headers: Duration,
+    /// Between two requests. Longer than balancers keep a connection (nginx 60 s): the side that sends requests is
+    /// to close it, or one sent just then is lost with it.
+    pub idle: Duration,
     /// For open requests once stopped.
     pub finish: Duration,
 }
@@ -55,6 +61,7 @@ impl Default for Limits {
         Self {
             connections: 4096,
             headers: Duration::from_secs(5),
+            idle: Duration::from_secs(75),
             finish: Duration::from_secs(3),
         }
     }
@@ -69,12 +76,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers)
+        // hyper counts from the moment it waits; `Heads` counts from the first byte.
+        .header_read_timeout(limits.idle)
         .max_buf_size(READ_BUFFER);
 
     while let Some((stream, peer)) = next(&listener, &open, connections, &shutdown).await {
         let connection = open.enter(&cut);
-        let served = run(server.clone(), stream, peer, router.clone(), connection, finish.clone());
+        let heads = Heads::new(stream, connection.state.clone(), limits.headers);
+        let served = run(server.clone(), heads, peer, router.clone(), connection, finish.clone());
         tasks.spawn(served);
     }
     drop(listener);
@@ -122,14 +131,12 @@ async fn next(
 
 async fn run(
     server: http1::Builder,
-    stream: TcpStream,
+    stream: Heads,
     peer: SocketAddr,
     router: Router,
     connection: Connection,
     finish: CancellationToken,
 ) {
-    // Answers are one small write: waiting for more to send only costs time. A failure means the peer has gone.
-    stream.set_nodelay(true).ok();
     let state = connection.state.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         state.begin();
@@ -175,6 +182,8 @@ struct State {
     opened: Instant,
     /// Milliseconds after `opened` since when it has no request; [`BUSY`] while it has one.
     idle_since: AtomicU64,
+    /// Requests whose headers have been read.
+    begun: AtomicU64,
     cut: CancellationToken,
 }
 
@@ -182,6 +191,7 @@ const BUSY: u64 = u64::MAX;
 
 impl State {
     fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         self.idle_since.store(BUSY, Ordering::Relaxed);
     }
 
@@ -211,6 +221,7 @@ impl Open {
         let state = Arc::new(State {
             opened: Instant::now(),
             idle_since: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             cut: cut.child_token(),
         });
         let mut numbered = self.lock();

@@ -8,14 +8,14 @@
 //! no cache in time -> publish without a claim
 //! ```
 //!
-//! Pushes of one event that meet in this process share one such course and its result, cache or no cache.
+//! Pushes of one event that meet in this process share one such course and its result, cache or no cache. What this process
+//! has stored it remembers for a minute, for the moments in which the cache does not answer.
 //!
 //! The claim is only a filter, wrong at most in the direction of "unknown": what it lets through twice, the store drops.
 //! Once begun this runs to its end, whether or not the client still waits: dying between the publish and the mark costs a
 //! duplicate, never an event.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,6 +40,10 @@ const CLAIM: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// How long after the request began it looks.
 const LOOK_UNTIL: Duration = Duration::from_millis(2200);
+/// How long this process remembers what it has stored: beyond Feishu's first re-push.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// So many at most: some MiB.
+const MOST_REMEMBERED: usize = 20_000;
 
 /// An event that is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +65,43 @@ pub(crate) struct Acceptor {
     /// Makes this process's claims different from all others.
     process: u64,
     claims: AtomicU64,
+    known: Mutex<Known>,
+}
+
+/// What this process knows about events without the cache.
+#[derive(Default)]
+struct Known {
     /// What is being stored here now, with its outcome once there is one. At most one for each request.
-    storing: Mutex<HashMap<EventKey, watch::Receiver<Option<Outcome>>>>,
+    storing: HashMap<EventKey, watch::Receiver<Option<Outcome>>>,
+    stored: Memory,
+}
+
+/// What was stored here lately. It is asked when the cache has no answer: then a process stores an event once, and not once
+/// for every push.
+#[derive(Default)]
+struct Memory {
+    keys: HashSet<EventKey>,
+    /// With the end of each one's memory, oldest first.
+    order: VecDeque<(Instant, EventKey)>,
+}
+
+impl Memory {
+    fn has(&self, key: &EventKey) -> bool {
+        self.keys.contains(key)
+    }
+
+    fn keep(&mut self, key: &EventKey, time: Duration) {
+        let now = Instant::now();
+        while let Some((until, _)) = self.order.front()
+            && (*until < now || self.order.len() >= MOST_REMEMBERED)
+            && let Some((_, oldest)) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+        if self.keys.insert(key.clone()) {
+            self.order.push_back((now + time, key.clone()));
+        }
+    }
 }
 
 impl Acceptor {
@@ -75,7 +114,7 @@ impl Acceptor {
             tasks: TaskTracker::new(),
             process: rand::random(),
             claims: AtomicU64::new(0),
-            storing: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -103,10 +142,12 @@ impl Acceptor {
         })?;
         let (answer, outcome) = watch::channel(None);
         let key = known_as;
-        let running = match self.lock().entry(key.clone()) {
-            Entry::Occupied(course) => Some(course.get().clone()),
-            Entry::Vacant(place) => {
-                place.insert(outcome.clone());
+        let running = {
+            let mut known = self.lock();
+            if let Some(course) = known.storing.get(&key) {
+                Some(course.clone())
+            } else {
+                known.storing.insert(key.clone(), outcome.clone());
                 None
             }
         };
@@ -136,8 +177,8 @@ impl Acceptor {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<EventKey, watch::Receiver<Option<Outcome>>>> {
-        self.storing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn claim(&self, key: &EventKey, claim: &str, begun: Instant) -> Claimed {
@@ -148,8 +189,7 @@ impl Acceptor {
                 Ok(Claim::Busy) if begun.elapsed() + POLL < LOOK_UNTIL => tokio::time::sleep(POLL).await,
                 Ok(Claim::Busy) => return Claimed::Others,
                 Err(error) => {
-                    tracing::debug!(event = %key, %error, "stored without the duplicate filter");
-                    telemetry::UNFILTERED.add(1);
+                    tracing::debug!(event = %key, %error, "the duplicate filter does not answer");
                     return Claimed::Unfiltered;
                 }
             }
@@ -183,7 +223,7 @@ struct Course {
 
 impl Drop for Course {
     fn drop(&mut self) {
-        self.acceptor.lock().remove(&self.key);
+        self.acceptor.lock().storing.remove(&self.key);
     }
 }
 
@@ -197,7 +237,16 @@ impl Course {
         let number = self.acceptor.claims.fetch_add(1, Ordering::Relaxed);
         let claim = format!("{:x}-{number:x}", self.acceptor.process);
         match self.acceptor.claim(key, &claim, begun).await {
-            Claimed::Ours | Claimed::Unfiltered => fail_point("I1", &key.key),
+            // Also when a claim of our own is in the way whose answer was not heard.
+            Claimed::Unfiltered | Claimed::Others if self.acceptor.lock().stored.has(key) => {
+                return answer(Outcome::Stored(Stored::Before));
+            }
+            Claimed::Ours => fail_point("I1", &key.key),
+            Claimed::Unfiltered => {
+                telemetry::UNFILTERED.add(1);
+                tracing::debug!(event = %key, "stored without the duplicate filter");
+                fail_point("I1", &key.key);
+            }
             Claimed::Done => return answer(Outcome::Stored(Stored::Before)),
             Claimed::Others => return answer(Outcome::NotStored),
         }
@@ -207,9 +256,10 @@ impl Course {
         match published {
             Ok(()) => {
                 fail_point("I3", &key.key);
+                self.acceptor.lock().stored.keep(key, dedup_ttl.min(REMEMBERED));
                 answer(Outcome::Stored(Stored::New));
                 if let Err(error) = cache.finish(key, dedup_ttl).await {
-                    tracing::debug!(event = %key, %error, "stored, but not marked: the next push of it is stored again");
+                    tracing::debug!(event = %key, %error, "stored, but not marked: another process may store it again");
                 }
                 fail_point("I4", &key.key);
             }

@@ -149,6 +149,32 @@ impl Vhost {
             .collect()
     }
 
+    /// The version of the broker.
+    ///
+    /// # Panics
+    /// When the broker does not answer.
+    pub async fn version(&self) -> String {
+        let overview = self.api.send(Method::GET, "overview", None).await;
+        let version = &overview.expect("the broker's overview")["rabbitmq_version"];
+        version.as_str().expect("a version").to_owned()
+    }
+
+    /// Everything that is declared here: `exchanges`, `queues`, `bindings`, each in the order of its names.
+    ///
+    /// # Panics
+    /// When the broker does not answer.
+    pub async fn definitions(&self) -> Value {
+        let path = format!("definitions/{}", self.name);
+        let mut definitions = self.api.send(Method::GET, &path, None).await.expect("the definitions");
+        for kind in ["exchanges", "queues", "bindings"] {
+            if let Some(all) = definitions[kind].as_array_mut() {
+                all.sort_by_key(Value::to_string);
+            }
+        }
+        let of = |kind: &str| definitions[kind].clone();
+        json!({ "exchanges": of("exchanges"), "queues": of("queues"), "bindings": of("bindings") })
+    }
+
     /// Deletes `queue` with its messages; consumers get a cancel from the broker.
     ///
     /// # Panics

@@ -71,7 +71,12 @@ impl Redis {
     /// When the URL is malformed: the configuration's fault.
     pub fn connect(url: &Secret) -> Result<Self, CacheError> {
         Ok(Self {
-            link: Link::open(url, script!("now" "born"), BORN)?,
+            link: Link::open(
+                url,
+                script!("now" "born"),
+                BORN,
+                vec![script!("claim"), script!("now" "born" "take")],
+            )?,
             guard: Guard::new(),
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),

@@ -87,19 +87,39 @@ async fn slow_headers_end_the_connection() {
         ..Limits::default()
     };
     let server = start(limits).await;
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    assert!(is_closed_within(&mut first, Duration::from_secs(5)).await);
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    assert!(is_closed_within(&mut silent, Duration::from_secs(5)).await);
+    let mut second = ask(server.address, "/").await;
+    assert!(answer(&mut second).await.ends_with("here"));
+    second.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    assert!(is_closed_within(&mut second, Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_connection_may_pause_between_requests_longer_than_within_one() {
+    let limits = Limits {
+        headers: Duration::from_millis(100),
+        idle: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    let mut stream = ask(server.address, "/").await;
+    assert!(answer(&mut stream).await.ends_with("here"));
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        assert!(answer(&mut stream).await.ends_with("here"));
+    }
     assert!(is_closed_within(&mut stream, Duration::from_secs(5)).await);
-    let mut idle = ask(server.address, "/").await;
-    assert!(answer(&mut idle).await.ends_with("here"));
-    assert!(is_closed_within(&mut idle, Duration::from_secs(5)).await);
 }
 
 #[tokio::test]
 async fn idle_sockets_keep_no_request_out() {
     let limits = Limits {
         connections: 20,
-        headers: Duration::from_secs(60),
         ..Limits::default()
     };
     let server = start(limits).await;

@@ -16,9 +16,9 @@ use super::pipeline::on_both_backends;
 use world::{Kind, World};
 use world::{Process, openclaw};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Fast and without the platform's own limits, so that only the replay's own rate can slow it down.
-const UNHURRIED: &str = "quota: { bot: 20/s, chat: off, user: off, app: off }\n";
+pub(super) const UNHURRIED: &str = "quota: { bot: 20/s, chat: off, user: off, app: off }\n";
 /// One try, so that whatever goes wrong is the end of it.
 const ONE_TRY: &str = "message: { retry_policy: { max_attempts: 1 } }\n";
 
@@ -31,53 +31,53 @@ on_both_backends!(
 );
 
 /// `openclaw dlq …` to its end: exit code, stdout, stderr.
-fn dlq(world: &World, arguments: &[&str]) -> (i32, String, String) {
+pub(super) fn dlq(world: &World, arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command(world, arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-fn command(world: &World, arguments: &[&str]) -> std::process::Command {
+pub(super) fn command(world: &World, arguments: &[&str]) -> std::process::Command {
     let mut all = vec!["dlq"];
     all.extend(arguments);
     all.extend(["-c", world.path().to_str().unwrap()]);
     openclaw(&all)
 }
 
-fn spawn(world: &World, arguments: &[&str]) -> Child {
+pub(super) fn spawn(world: &World, arguments: &[&str]) -> Child {
     let mut command = command(world, arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// The objects that a command prints; it must end well.
-fn objects(world: &World, arguments: &[&str]) -> Vec<Value> {
+pub(super) fn objects(world: &World, arguments: &[&str]) -> Vec<Value> {
     let arguments = [arguments, &["--json"]].concat();
     let (code, stdout, stderr) = dlq(world, &arguments);
     assert_eq!(code, 0, "{arguments:?}: {stderr}");
     stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn object(world: &World, arguments: &[&str]) -> Value {
+pub(super) fn object(world: &World, arguments: &[&str]) -> Value {
     let mut objects = objects(world, arguments);
     assert_eq!(objects.len(), 1, "{objects:?}");
     objects.remove(0)
 }
 
 /// The figures of `replay` or `drop`: matched, done, skipped.
-fn figures(summary: &Value) -> [u64; 3] {
+pub(super) fn figures(summary: &Value) -> [u64; 3] {
     ["matched", "done", "skipped"].map(|name| summary[name].as_u64().unwrap())
 }
 
 /// A world with processes, and the means to look at its dead letters on either backend.
-struct Ward {
-    world: World,
+pub(super) struct Ward {
+    pub(super) world: World,
     kind: Kind,
-    processes: Vec<Process>,
-    pusher: Pusher,
+    pub(super) processes: Vec<Process>,
+    pub(super) pusher: Pusher,
 }
 
 impl Ward {
-    async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
+    pub(super) async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
         let world = World::new(kind, bots, extra).await;
         let processes = world.start(1).await;
         let pusher = world.pusher(&[&processes[0]], PushOptions::default());
@@ -91,7 +91,7 @@ impl Ward {
 
     /// Pushes texts that all meet `fault`, waits until each has, and makes the platform well again. With the embedded
     /// backend nothing runs afterwards: the data folder has one process at a time.
-    async fn kill(&mut self, events: usize, fault: Fault) {
+    pub(super) async fn kill(&mut self, events: usize, fault: Fault) {
         self.kill_after(0, events, fault).await;
     }
 

@@ -11,17 +11,21 @@
 //! | `broker` | RabbitMQ and the way to it |
 //! | `cache` | Redis and the way to it |
 //! | `database` | PostgreSQL and the way to it |
+//! | `dead_letters` | their replay: crowded, killed, repeated |
 //! | `feishu` | the platform's answers |
 //! | `intake` | what is pushed, and by whom |
+//! | `upgrade` | the broker's version |
 
 mod audit;
 mod broker;
 mod cache;
 mod crash;
 mod database;
+mod dead_letters;
 mod feishu;
 mod intake;
 mod processes;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 

@@ -12,7 +12,8 @@ use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script, ServerErrorKind,
 };
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cache::CacheError;
@@ -26,6 +27,10 @@ const RECONNECT: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_secs(1);
 /// Commands that time out in a row before the link counts as dead: one may be the server's fork, three are a black hole.
 const TIMEOUTS: u32 = 3;
+/// A timer that fires so much too late says that this process was busy.
+const LAG: Duration = Duration::from_millis(5);
+/// How often a busy process listens for one answer.
+const HEARINGS: u32 = 6;
 /// Commands that may wait to be written; beyond it callers wait, and time out, instead of growing memory.
 const UNWRITTEN: usize = 4096;
 
@@ -47,6 +52,7 @@ struct Greeter {
     client: Client,
     born: Script,
     born_key: &'static str,
+    known: Vec<Script>,
 }
 
 /// One connection, from its handshake to its first failure.
@@ -62,8 +68,14 @@ pub(super) struct Epoch {
 impl Link {
     /// Starts connecting and returns at once. Must be called within a Tokio runtime. Each new connection first runs `born`
     /// with its key and the server's run id: the quiet time of a server that forgot begins then and not with the first
-    /// send, and a server that cannot be written to counts as down.
-    pub(super) fn open(url: &Secret, born: Script, born_key: &'static str) -> Result<Self, CacheError> {
+    /// send, and a server that cannot be written to counts as down. The server learns the `known` scripts then too: in the
+    /// first calls' time limits there is no room for it.
+    pub(super) fn open(
+        url: &Secret,
+        born: Script,
+        born_key: &'static str,
+        known: Vec<Script>,
+    ) -> Result<Self, CacheError> {
         let settings = TcpSettings::default().set_nodelay(true);
         let client = url
             .expose()
@@ -72,7 +84,15 @@ impl Link {
             // The library's text may quote the address, and with it a password.
             .map_err(|error| CacheError(format!("the Redis URL is not usable: {}", error.category())))?;
         let current = Arc::new(Current::default());
-        let supervisor = tokio::spawn(supervise(Greeter { client, born, born_key }, current.clone()));
+        let supervisor = tokio::spawn(supervise(
+            Greeter {
+                client,
+                born,
+                born_key,
+                known,
+            },
+            current.clone(),
+        ));
         Ok(Self {
             current,
             _supervisor: AbortOnDropHandle::new(supervisor),
@@ -98,7 +118,7 @@ impl Link {
         T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
     {
-        match timeout(limit, exchange(epoch.connection.clone())).await {
+        match heard_within(limit, exchange(epoch.connection.clone())).await {
             Ok(Ok(value)) => {
                 epoch.timeouts.store(0, Ordering::Relaxed);
                 Ok(value)
@@ -118,6 +138,20 @@ impl Link {
                     limit.as_millis()
                 )))
             }
+        }
+    }
+}
+
+/// Awaits an answer for `limit`, and again when this process itself was too busy to hear it: its own lag is no outage of the
+/// server, and would switch off a filter and a limit that work.
+async fn heard_within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut answer = std::pin::pin!(answer);
+    let mut hearing = 1;
+    loop {
+        let begun = Instant::now();
+        match timeout(limit, answer.as_mut()).await {
+            Err(_) if hearing < HEARINGS && begun.elapsed() > limit + LAG => hearing += 1,
+            heard => return heard,
         }
     }
 }
@@ -204,6 +238,9 @@ impl Greeter {
         let mut born = self.born.prepare_invoke();
         born.key(self.born_key).arg(&run_id);
         let _nothing: redis::Value = born.invoke_async(&mut connection).await?;
+        for script in &self.known {
+            script.prepare_invoke().load_async(&mut connection).await?;
+        }
         Ok(Epoch {
             connection,
             run_id,
@@ -215,4 +252,28 @@ impl Greeter {
 
 fn timed_out() -> RedisError {
     RedisError::from((ErrorKind::Io, "no answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    /// An answer that comes after `server`, to a process that is kept busy for `busy` from the start.
+    async fn heard(server: Duration, busy: Duration) -> bool {
+        let answer = tokio::spawn(sleep(server));
+        let hearing = tokio::spawn(heard_within(LIMIT, answer));
+        tokio::task::yield_now().await;
+        std::thread::sleep(busy);
+        matches!(hearing.await, Ok(Ok(_)))
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_time_is_heard_however_busy_the_process() {
+        assert!(heard(Duration::from_millis(20), Duration::ZERO).await);
+        assert!(heard(Duration::from_millis(60), Duration::from_millis(80)).await);
+        assert!(!heard(Duration::from_millis(500), Duration::ZERO).await);
+        assert!(!heard(Duration::from_millis(500), Duration::from_millis(80)).await);
+    }
 }

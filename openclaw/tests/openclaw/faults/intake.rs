@@ -14,7 +14,7 @@ async fn row_29_500_copies_at_once_to_three_ingests() {
     let world = world(1).await;
     let mut processes = Vec::new();
     for _ in 0..3 {
-        processes.push(Process::start("ingest", world.path()).await);
+        processes.push(Process::start_with("ingest", world.path(), &[("OPENCLAW_LOG__LEVEL", "debug")]).await);
     }
     let pusher = world.pusher(&processes.iter().collect::<Vec<_>>(), once());
     let event = Event::text(world.bots[0].clone(), "oc_copies", "ou_copies", "once, please");
@@ -27,14 +27,24 @@ async fn row_29_500_copies_at_once_to_three_ingests() {
         .collect();
     assert!(odd.is_empty(), "{odd:?}");
     let copies = shared(&world).rabbitmq.depth("openclaw.v1.bot.bot0").await.unwrap();
-    // The design's figure is 2; a filter that does not answer within 50 ms (on a busy machine) lets some more through.
-    assert!(copies <= 10, "{copies} copies in the queue");
+    let unfiltered = processes
+        .iter()
+        .map(|process| process.log().matches("stored without the duplicate filter").count())
+        .sum::<usize>();
+    // A filter that does not answer within 50 ms (on a busy machine) is done without; even then a process stores it once.
+    let most = 2.max(unfiltered.min(2) as u32 + 1);
+    assert!(
+        copies <= most,
+        "{copies} copies in the queue, {unfiltered} stored without the filter"
+    );
     processes.push(Process::start("worker", world.path()).await);
     let report = Audit::default().check(&world, &pusher, processes).await;
     assert_eq!(report.visible, 1);
     figure(
         "29",
-        &format!("{copies} copies in the queue, {accepted} of 500 answered 200, 1 visible"),
+        &format!(
+            "{copies} copies in the queue ({unfiltered} stored without the filter), {accepted} of 500 answered 200, 1 visible"
+        ),
     );
 }
 
