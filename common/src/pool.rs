@@ -10,6 +10,9 @@ use crate::bot::{Bot, BotId, BotSet, Credentials};
 use crate::config::{Feishu, Handler, Message, Quota, Rate, Security};
 use crate::secret::Secret;
 
+/// What a face has instead of an app begins with this; no app of Feishu's does.
+const APP: &str = "pool:";
+
 /// One pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
@@ -25,7 +28,7 @@ impl Pool {
         let per_minute = together.map(|bot| bot.quota.bot.map(per_minute)).sum::<Option<u32>>();
         let face = Bot {
             credentials: Credentials {
-                app_id: format!("pool:{name}").into(),
+                app_id: format!("{APP}{name}").into(),
                 app_secret: Secret::new(""),
                 verification_token: Secret::new(""),
                 encrypt_key: None,
@@ -44,6 +47,12 @@ impl Pool {
             face: Arc::new(face),
             members: members.to_vec(),
         }
+    }
+
+    /// Whether this is a pool's face and no bot: it has no app, and whatever it is to send goes out through a member.
+    #[must_use]
+    pub fn is_face(bot: &Bot) -> bool {
+        bot.credentials.app_id.starts_with(APP)
     }
 
     /// The members that are configured now.

@@ -8,5 +8,6 @@ mod openclaw {
     mod faults;
     mod heavy;
     mod pipeline;
+    mod pools;
     mod send;
 }

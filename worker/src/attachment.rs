@@ -267,8 +267,9 @@ impl Attachment {
         self.looked = Instant::now();
         if found > 0 && !self.serving {
             // A predecessor may have died with requests on the wire: they may arrive until nobody waits for them any more.
-            let key = levels::bot_key(&self.handler.0);
-            self.engine.quota.pause(&key, quota::QUIET).await;
+            for key in levels::senders(&self.handler.0, &self.engine.bots.now()) {
+                self.engine.quota.pause(&key, quota::QUIET).await;
+            }
         }
         for chat in self.lanes.ready() {
             self.start_next(&chat);

@@ -1,6 +1,8 @@
 //! Which limits a send counts against.
 
-use openclaw_common::bot::Bot;
+use std::collections::HashSet;
+
+use openclaw_common::bot::{Bot, BotSet};
 use openclaw_common::cache::Level;
 use openclaw_common::config::Rate;
 
@@ -53,6 +55,20 @@ pub(crate) fn receiver_key(action: &Action, chat: &str) -> String {
         Action::Reply { .. } | Action::Edit { .. } | Action::UpdateCard { .. } | Action::React { .. } => {
             format!("c:{chat}")
         }
+    }
+}
+
+/// Levels of bots that more than one worker may send for: the pools' members, whose own events are another worker's.
+pub(crate) fn shared(bots: &BotSet) -> HashSet<String> {
+    let members = bots.pools().values().flat_map(|pool| pool.members(bots));
+    members.map(|bot| bot_key(bot)).collect()
+}
+
+/// The levels of whoever sends for `bot`: its own, or those of a pool's members.
+pub(crate) fn senders(bot: &Bot, bots: &BotSet) -> Vec<String> {
+    match bots.pool(bot.id.as_str()) {
+        Some(pool) => pool.members(bots).map(|bot| bot_key(bot)).collect(),
+        None => vec![bot_key(bot)],
     }
 }
 

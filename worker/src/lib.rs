@@ -8,6 +8,7 @@
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
 //! | [`order`] | sends that somebody asked for |
+//! | [`sender`], [`membership`] | through whom: the bot, or the member of a pool that is in the chat |
 //! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
 //! | [`verdict`] | what becomes of an event after a send |
@@ -28,11 +29,13 @@ pub mod feishu;
 pub mod handler;
 mod lanes;
 mod levels;
+mod membership;
 mod order;
 mod placement;
 mod process;
 mod pulse;
 mod runner;
+mod sender;
 mod sending;
 mod verdict;
 mod waiting_room;
@@ -101,6 +104,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
+        cache: cache.clone(),
         queue: queue.clone(),
         store,
         keys,

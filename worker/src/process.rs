@@ -12,6 +12,7 @@ use openclaw_common::bot::Bot;
 use openclaw_common::config::{OnStale, Order};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
+use openclaw_common::pool::Pool;
 use openclaw_common::queue::Receipt;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
@@ -23,8 +24,9 @@ use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{Handler, HandlerError};
-use crate::order;
+use crate::sender::Sender;
 use crate::sending::{ActionRun, Sent};
+use crate::{membership, order};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
@@ -210,6 +212,7 @@ impl Run {
         if let Some(order) = order::read(&self.engine, row) {
             return self.plan_order(row, order).await;
         }
+        membership::heed(&self.engine, &self.bot, &row.envelope).await;
         let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
         if earlier_starts >= POISON_STARTS {
             let error = format!("its handler took the process down {earlier_starts} times");
@@ -322,7 +325,8 @@ impl Run {
                 kind: action.kind(),
                 target: action.target().to_owned(),
                 uuid: action_uuid::action_uuid(&row.envelope.key, index_u32(index), action.kind(), 0),
-                tried: index == 0,
+                // A pool's first action is tried when its sender is chosen.
+                tried: index == 0 && !Pool::is_face(&self.bot),
             })
             .collect();
         match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
@@ -358,7 +362,8 @@ impl Run {
                 first_tried: stored
                     .and_then(|stored| stored.first_tried_ms_ago)
                     .map(|ago| Duration::from_millis(u64::try_from(ago).unwrap_or(0))),
-                counted: first_send && index == 0,
+                counted: first_send && index == 0 && !Pool::is_face(&self.bot),
+                sender: Sender::new(&self.bot, stored.and_then(|stored| stored.sender.clone())),
                 clean: stored.is_none_or(|stored| stored.refused_before || stored.first_tried_ms_ago.is_none()),
                 since: Instant::now(),
             };

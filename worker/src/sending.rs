@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::feishu::{Outcome, Scope};
 use crate::levels;
 use crate::process::{End, Flow, Interrupt, Run};
+use crate::sender::{Choice, Sender};
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
 /// How an action left its lane.
@@ -34,6 +35,8 @@ pub(crate) struct ActionRun<'a> {
     pub(crate) action: &'a Action,
     pub(crate) index: u32,
     pub(crate) uuid: String,
+    /// Through whom.
+    pub(crate) sender: Sender,
     /// How long ago it was first tried, when it was taken up.
     pub(crate) first_tried: Option<Duration>,
     /// Whether the plan's commit has counted this try.
@@ -52,7 +55,6 @@ impl ActionRun<'_> {
             attempts: self.row.attempt,
             ..Tries::default()
         };
-        let levels = levels::levels(&self.run.bot, self.action, &self.row.envelope.chat);
         let mut waited = Duration::ZERO;
         loop {
             if self.outlived() {
@@ -62,12 +64,33 @@ impl ActionRun<'_> {
                 }
                 (tries, waited) = (Tries::default(), Duration::ZERO);
             }
-            if !std::mem::take(&mut self.counted) {
-                self.run.commit(self.row, Step::Try { index: self.index }).await?;
-            }
-            // A token first: buying one can take longer than a slot is good for.
-            let outcome = match engine.feishu.prepare(&self.run.bot).await {
+            let choice = match self.choose().await {
+                Ok(choice) => choice,
+                Err(interrupt) => return self.untried(interrupt).await,
+            };
+            let prepared = match choice {
+                Choice::Made => {
+                    if !std::mem::take(&mut self.counted) {
+                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
+                    }
+                    // A token first: buying one can take longer than a slot is good for.
+                    engine.feishu.prepare(&self.sender.bot).await
+                }
+                Choice::Failed(outcome) => Err(outcome),
+                Choice::Park(wait) => {
+                    let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                    let parked = self.run.wait(self.row, actions, wait, tries.attempts, true, None);
+                    return parked.await.map(Sent::End);
+                }
+                Choice::Nobody { code, error } => {
+                    let actions = vec![self.outcome(ActionState::Refused, code, None)];
+                    let died = self.run.die(self.row, actions, "permanent", code, error);
+                    return died.await.map(Sent::End);
+                }
+            };
+            let outcome = match prepared {
                 Ok(()) => {
+                    let levels = levels::levels(&self.sender.bot, self.action, &self.row.envelope.chat);
                     let permit = match self.slot(&levels).await {
                         Ok(Slot::Permit(permit)) => permit,
                         Ok(Slot::Park(wait)) => {
@@ -83,13 +106,20 @@ impl ActionRun<'_> {
                         continue;
                     }
                     fail_point("W2", &self.row.envelope.key.key);
-                    let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
+                    let send = engine.feishu.send(&self.sender.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
                 Err(outcome) => outcome,
             };
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
+            if self.is_anothers(&outcome).await {
+                if let Outcome::Limited { pause, .. } = outcome {
+                    self.pause_level(&outcome, pause.unwrap_or(Duration::from_secs(1)))
+                        .await;
+                }
+                continue;
+            }
             match outcome {
                 Outcome::Limited { .. } => tries.limits += 1,
                 _ => tries.attempts += 1,
@@ -193,7 +223,7 @@ impl ActionRun<'_> {
     }
 
     /// Waits for a slot at every level, and for everything else without which nothing may be sent.
-    async fn slot(&self, levels: &[Level]) -> Flow<Slot> {
+    async fn slot(&mut self, levels: &[Level]) -> Flow<Slot> {
         let engine = &self.run.engine;
         let begun = Instant::now();
         loop {
@@ -201,8 +231,13 @@ impl ActionRun<'_> {
                 () = engine.commits.reachable() => {}
                 () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
             }
-            let permit = match engine.quota.acquire(levels, &self.run.stop).await {
-                Ok(permit) => permit,
+            let permit = match self.sender.reserved() {
+                Some(reserved) => engine.quota.redeem(levels, reserved, &self.run.stop).await,
+                None => engine.quota.acquire(levels, &self.run.stop).await.map(Some),
+            };
+            let permit = match permit {
+                Ok(Some(permit)) => permit,
+                Ok(None) => continue,
                 Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
                 Err(Refused::Park(wait)) => return Ok(Slot::Park(wait)),
             };
@@ -211,7 +246,7 @@ impl ActionRun<'_> {
             }
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() && permit.in_time() {
-                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed());
+                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed().max(permit.waited));
                 return Ok(Slot::Permit(permit));
             }
         }
@@ -236,7 +271,7 @@ impl ActionRun<'_> {
             return;
         };
         let key = match scope {
-            Scope::App => levels::bot_key(&self.run.bot),
+            Scope::App => levels::bot_key(&self.sender.bot),
             Scope::Chat => levels::receiver_key(self.action, &self.row.envelope.chat),
         };
         tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");

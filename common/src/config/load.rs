@@ -53,7 +53,7 @@ pub fn load(dir: &Path, environment: &Environment) -> Result<Loaded, Mistakes> {
         return Err(Mistakes::new(mistakes));
     }
     Ok(Loaded {
-        bots: BotSet::new(bots, form == Form::Single),
+        bots: BotSet::new(bots, form == Form::Single).with_pools(&reading.config.pools, &reading.config.message),
         config: reading.config,
         warnings: reading.warnings,
         not_yet: reading.not_yet,

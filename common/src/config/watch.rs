@@ -148,7 +148,8 @@ impl Follower {
             self.take_over_node(reading.config);
         }
         let changes = changes(&old, &bots);
-        let next = BotSet::new(bots.into_values(), self.form == Form::Single);
+        let next = BotSet::new(bots.into_values(), self.form == Form::Single)
+            .with_pools(&self.config.pools, &self.config.message);
         let pools = pool_changes(&old, &next);
         if !changes.is_empty() || !pools.is_empty() {
             self.current.send_replace(Arc::new(next));
