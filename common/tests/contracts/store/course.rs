@@ -103,6 +103,7 @@ pub(super) async fn a_plan_survives_its_worker(world: World) {
             refused_before: false,
             uuid: format!("uuid-{index}"),
             message_id: None,
+            sender: None,
         };
         assert_eq!(*action, untried);
     }
