@@ -101,6 +101,9 @@ async fn one_chat_keeps_its_own_limit() {
 async fn who_is_cancelled_holds_no_place_in_any_line() {
     let (quota, platform) = quiet().await;
     let cancel = CancellationToken::new();
+    for bot in 0..3 {
+        quota.pause(&format!("b:{bot}"), Duration::from_secs(30)).await;
+    }
     let until = Instant::now() + Duration::from_secs(5);
     let mut lanes = JoinSet::new();
     for chat in 0..10 {
@@ -121,6 +124,11 @@ async fn who_is_cancelled_holds_no_place_in_any_line() {
         }
     );
     assert_eq!(refused.unwrap_err(), Refused::Cancelled);
+    assert_eq!(
+        quota.waiting(),
+        30,
+        "ten lanes wait for three bots each, and nobody else"
+    );
     lanes.join_all().await;
     assert_eq!(quota.waiting(), 0);
 }
