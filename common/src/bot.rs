@@ -100,6 +100,15 @@ pub struct Bot {
     pub feishu: Feishu,
 }
 
+impl Bot {
+    /// Whose monthly calls it spends: its account's, where several bots share one, else its app's own.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        let account = self.quota.account.as_ref();
+        account.map_or(&self.credentials.app_id, |account| account.name.as_str())
+    }
+}
+
 /// The live directory of all bots. Cheap to clone; readers see one consistent set, swapped as a whole.
 #[derive(Clone, Debug)]
 pub struct Bots {

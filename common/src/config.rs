@@ -314,6 +314,20 @@ pub enum SendKind {
     Reply,
 }
 
+impl SendKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Notify, Self::Reply];
+
+    /// As written in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Reply => "reply",
+        }
+    }
+}
+
 /// `handler`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Handler {

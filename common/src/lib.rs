@@ -15,6 +15,7 @@
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
 //! | [`replay`] | replaying dead letters with care |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
+//! | [`budget`] | the monthly calls of a tenant: months, thresholds, forecast |
 //! | [`backend`] | the one `match` that chooses the backends |
 //! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
@@ -32,6 +33,7 @@ pub mod backend;
 pub mod backoff;
 pub mod bearer;
 pub mod bot;
+pub mod budget;
 pub mod cache;
 pub mod caches;
 pub mod config;

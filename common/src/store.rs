@@ -23,6 +23,10 @@ use bytes::Bytes;
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 
+mod tenants;
+
+pub use tenants::{Calls, Spent, Stop, Stopped, Tally};
+
 /// What has happened to every event.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -129,6 +133,43 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When nothing could be committed.
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, StoreError>;
+
+    /// Stops a tenant until [`Store::resume_tenants`]; whether this call did. The first reason stays.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn stop_tenant(&self, stop: &Stop) -> Result<bool, StoreError>;
+
+    /// The tenants that are stopped.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn stopped_tenants(&self) -> Result<Vec<Stopped>, StoreError>;
+
+    /// Lets stopped tenants go on; how many were stopped. Writes the audit.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn resume_tenants(&self, tenants: &[String], who: &str) -> Result<u64, StoreError>;
+
+    /// Adds calls to this month's, which the database's clock names. A tally whose number its writer has stored already
+    /// changes nothing: one whose answer was lost may be repeated.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn add_calls(&self, tally: &Tally) -> Result<(), StoreError>;
+
+    /// This month's calls.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn spent(&self) -> Result<Spent, StoreError>;
+
+    /// Notes that a tenant has used so many per cent of its budget this month; whether nobody has before.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    async fn note_warning(&self, tenant: &str, percent: u32) -> Result<bool, StoreError>;
 
     /// Whether the database answers and has this program's schema.
     ///

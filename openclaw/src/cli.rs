@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Dlq(Dlq),
     /// Send one message through the running node
     Send(Send),
+    /// Look at the monthly calls, and let a stopped tenant go on
+    #[command(subcommand)]
+    Quota(Quota),
     /// Make encryption keys
     #[command(subcommand)]
     Keys(Keys),
@@ -215,6 +218,27 @@ impl Unknown {
             Self::Drop => UnknownChoice::Drop,
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Quota {
+    /// Each tenant's calls this month, its budget, and whether it is stopped
+    Show(Tenants),
+    /// Let stopped tenants go on, once Feishu has calls for them again
+    Resume(Tenants),
+}
+
+/// Which tenants; all when nothing is said.
+#[derive(Args, Debug)]
+pub(crate) struct Tenants {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Only this bot's
+    #[arg(long)]
+    pub(crate) bot: Option<String>,
+    /// For machines: JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 //! The Store is the one source of truth, so this needs neither broker nor cache. With the embedded backend it needs the data
 //! folder for itself: a running `openclaw run` has it, and is named.
 
-mod letter;
+pub(crate) mod letter;
 mod replay;
 
 use std::collections::BTreeMap;
@@ -32,19 +32,20 @@ pub(crate) async fn run(command: cli::Dlq) -> Result<(), Failure> {
 }
 
 /// The folder's Store, open and of the right version.
-struct Opened {
-    loaded: Loaded,
+pub(crate) struct Opened {
+    pub(crate) loaded: Loaded,
     seams: Seams,
 }
 
 impl Opened {
-    async fn of(selection: &cli::Selection) -> Result<Self, Failure> {
-        let loaded = node::load(&selection.folder.config)?;
+    /// For `command`, which is named where another process has the folder.
+    pub(crate) async fn of(command: &str, folder: &cli::Folder) -> Result<Self, Failure> {
+        let loaded = node::load(&folder.config)?;
         let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
             .await
             .map_err(|error| match error {
                 BackendError::DataDir(error) => {
-                    Failure::usage(format!("dlq needs the data folder for itself: {error}"))
+                    Failure::usage(format!("{command} needs the data folder for itself: {error}"))
                 }
                 error => node::backend_failure(error),
             })?;
@@ -52,13 +53,13 @@ impl Opened {
         Ok(Self { loaded, seams })
     }
 
-    fn store(&self) -> &dyn Store {
+    pub(crate) fn store(&self) -> &dyn Store {
         self.seams.store.as_ref()
     }
 }
 
 /// Whose fault it is that the Store did not do it.
-fn store_failure(error: StoreError) -> Failure {
+pub(crate) fn store_failure(error: StoreError) -> Failure {
     match error {
         StoreError::Unavailable(_) => Failure::unreachable(error),
         error => anyhow::anyhow!(error).into(),
@@ -78,7 +79,7 @@ fn filter(selection: &cli::Selection) -> Result<DeadFilter, Failure> {
 }
 
 async fn list(arguments: &cli::DlqList) -> Result<(), Failure> {
-    let opened = Opened::of(&arguments.selection).await?;
+    let opened = Opened::of("dlq", &arguments.selection.folder).await?;
     let filter = DeadFilter {
         closed: arguments.all,
         ..filter(&arguments.selection)?
@@ -102,7 +103,7 @@ async fn list(arguments: &cli::DlqList) -> Result<(), Failure> {
 }
 
 async fn show(arguments: &cli::DlqShow) -> Result<(), Failure> {
-    let opened = Opened::of(&arguments.selection).await?;
+    let opened = Opened::of("dlq", &arguments.selection.folder).await?;
     let keys = match &opened.loaded.config.encryption {
         Some(encryption) if arguments.body => KeyRing::new(encryption).map_err(Failure::usage)?,
         _ => KeyRing::default(),
@@ -134,7 +135,7 @@ async fn show(arguments: &cli::DlqShow) -> Result<(), Failure> {
 
 /// `openclaw dlq drop`
 async fn close(arguments: &cli::DlqDrop) -> Result<(), Failure> {
-    let opened = Opened::of(&arguments.selection).await?;
+    let opened = Opened::of("dlq", &arguments.selection.folder).await?;
     let filter = bounded(opened.store(), filter(&arguments.selection)?).await?;
     let mut summary = Summary::of(opened.store(), &filter).await?;
     if !arguments.dry_run {
@@ -246,13 +247,13 @@ impl Summary {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<String, Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| anyhow::anyhow!(error).into())
 }
 
 /// Who is at the keyboard, for the audit: user and host.
 #[expect(clippy::disallowed_methods, reason = "the login's variables, no configuration")]
-fn who() -> String {
+pub(crate) fn who() -> String {
     let user = ["SUDO_USER", "LOGNAME", "USER"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))

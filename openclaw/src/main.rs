@@ -8,6 +8,7 @@
 //! | [`check`] | every mistake in the configuration, then each dependency |
 //! | [`dlq`] | dead letters: list, show, replay, drop |
 //! | [`send`] | one message through the running node |
+//! | [`quota`] | monthly calls: show, resume |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
 //! | [`exit`], [`mod@print`], [`signals`] | how it ends, speaks and stops |
@@ -21,6 +22,7 @@ mod keys;
 mod migrate;
 mod node;
 mod print;
+mod quota;
 mod roles;
 mod send;
 mod signals;
@@ -76,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Send(arguments) => send::run(arguments).await,
+            Command::Quota(command) => quota::run(command).await,
             Command::Keys(command) => keys::run(&command),
             Command::Sim(arguments) => simulator::run(arguments).await,
         }

@@ -11,6 +11,7 @@ use openclaw_common::config::{self, Backend, Config, Environment, Loaded};
 use openclaw_common::health::{self, Health, Need};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::serve::{self, Limits};
+use openclaw_common::store::Store;
 use openclaw_common::telemetry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -140,6 +141,11 @@ impl Node {
                 let store = store.clone();
                 async move { store.ready().await.map_err(|error| error.to_string()) }
             });
+            let store = self.seams.store.clone();
+            self.health.add_probe("feishu_quota", Need::Degradable, move || {
+                let store = store.clone();
+                async move { quota_left(store.as_ref()).await }
+            });
         }
         let cache = cache.clone();
         self.health.add_probe(names.cache, Need::Degradable, move || {
@@ -162,6 +168,21 @@ impl Node {
 pub(crate) struct Needs {
     pub(crate) publishes: bool,
     pub(crate) works: bool,
+}
+
+/// Whether any tenant is stopped because its monthly calls are used up. It asks the Store, never Feishu: a health check must not
+/// spend calls.
+async fn quota_left(store: &dyn Store) -> Result<(), String> {
+    // A database that does not answer is another dependency's news.
+    let stopped = store.stopped_tenants().await.unwrap_or_default();
+    let tenants: Vec<&str> = stopped.iter().map(|stopped| stopped.stop.tenant.as_str()).collect();
+    match tenants.as_slice() {
+        [] => Ok(()),
+        tenants => Err(format!(
+            "monthly calls used up, stopped until `openclaw quota resume`: {}",
+            tenants.join(", ")
+        )),
+    }
 }
 
 async fn bind(host: IpAddr, port: u16, key: &str, flag: &str) -> Result<TcpListener, Failure> {

@@ -6,6 +6,7 @@ mod openclaw {
     mod command_line;
     mod dlq;
     mod faults;
+    mod feedback;
     mod heavy;
     mod pipeline;
     mod pools;

@@ -23,6 +23,11 @@ pub(crate) fn nodes() -> PathBuf {
     address("OPENCLAW_TEST_NODES").into()
 }
 
+/// Where PostgreSQL servers of a test's own live, for the same reason.
+pub(crate) fn clusters() -> PathBuf {
+    nodes().join("../../postgres/nodes")
+}
+
 /// The port of the name server that all private brokers share.
 pub(crate) fn epmd_port() -> String {
     address("OPENCLAW_TEST_EPMD_PORT")

@@ -6,6 +6,7 @@
 //! | `node` | [`RabbitNode`]: a broker of its own, which it may stop, kill and starve |
 //! | `redis` | [`RedisProcess`]: a Redis of its own, which it may kill, pause and restart |
 //! | `postgres` | [`Database`]: a database of its own on the shared server |
+//! | `cluster` | [`PostgresProcess`]: a PostgreSQL of its own, which it may stop and kill |
 //! | `addresses` | where the shared servers are: `./dev services up` started them |
 //! | `eventually` | [`eventually()`]: waits for a condition, at most so long |
 //!
@@ -23,12 +24,14 @@ use rand::Rng as _;
 
 mod addresses;
 mod cleanup;
+mod cluster;
 mod eventually;
 mod node;
 mod postgres;
 mod rabbitmq;
 mod redis;
 
+pub use cluster::PostgresProcess;
 pub use eventually::eventually;
 pub use node::RabbitNode;
 pub use postgres::Database;
@@ -71,11 +74,20 @@ impl Servers {
     pub async fn postgres() -> Database {
         Database::create().await
     }
+
+    /// A PostgreSQL server of the test's own, about 2 s.
+    ///
+    /// # Panics
+    /// When PostgreSQL cannot be started.
+    pub async fn postgres_process() -> PostgresProcess {
+        PostgresProcess::start().await
+    }
 }
 
 /// A free port below the kernel's range for outgoing connections, so that none of these can take it between a kill
 /// and a restart.
-fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     loop {
         let port = rand::rng().random_range(20_000..32_000);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {

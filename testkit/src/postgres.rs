@@ -7,22 +7,29 @@ use crate::{addresses, cleanup, unique_name};
 /// An empty PostgreSQL database, dropped with this value even while connections to it are open.
 #[derive(Debug)]
 pub struct Database {
+    /// The maintenance database of its server.
+    server: String,
     name: String,
     url: String,
 }
 
 impl Database {
     pub(crate) async fn create() -> Self {
+        Self::create_on(&addresses::database()).await
+    }
+
+    /// On the server with this maintenance database.
+    pub(crate) async fn create_on(server: &str) -> Self {
         let name = unique_name();
-        let server = addresses::database();
-        statement(&format!("CREATE DATABASE {name}"))
+        statement(server, &format!("CREATE DATABASE {name}"))
             .await
             .unwrap_or_else(|error| {
                 panic!("PostgreSQL at {server} gives no database ({error}): run `./dev services up`")
             });
-        let (server, _maintenance) = server.rsplit_once('/').expect("the database URL ends with /name");
+        let (address, _maintenance) = server.rsplit_once('/').expect("the database URL ends with /name");
         Self {
-            url: format!("{server}/{name}"),
+            server: server.to_owned(),
+            url: format!("{address}/{name}"),
             name,
         }
     }
@@ -42,22 +49,25 @@ impl Database {
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{}'",
             self.name
         );
-        statement(&cut).await.expect("PostgreSQL cuts connections");
+        statement(&self.server, &cut)
+            .await
+            .expect("PostgreSQL cuts connections");
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
+        let server = self.server.clone();
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         cleanup::finish(format!("database {}", self.name), async move {
-            statement(&drop).await.map_err(|error| error.to_string())
+            statement(&server, &drop).await.map_err(|error| error.to_string())
         });
     }
 }
 
 /// Runs one statement on the maintenance database. Its text holds no name but those made by [`unique_name`].
-async fn statement(text: &str) -> Result<(), sqlx::Error> {
-    let mut connection = PgConnection::connect(&addresses::database()).await?;
+async fn statement(server: &str, text: &str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect(server).await?;
     sqlx::query(AssertSqlSafe(text.to_owned()))
         .execute(&mut connection)
         .await?;

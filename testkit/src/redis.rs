@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::free_port;
+use crate::{eventually, free_port};
 
 /// Longest time from start to the first answer; usually 20 ms.
 const START: Duration = Duration::from_secs(10);
@@ -51,6 +51,19 @@ impl RedisProcess {
     /// When the process cannot be killed.
     pub fn kill(&mut self) {
         end(&mut self.process);
+    }
+
+    /// Stops the process as an operator does (SIGTERM), and waits for its end.
+    ///
+    /// # Panics
+    /// When it has ended before.
+    pub async fn stop(&mut self) {
+        self.signal("TERM");
+        let process = &mut self.process;
+        eventually("a stopped Redis ends", START, async || {
+            process.try_wait().expect("the process can be asked").is_some()
+        })
+        .await;
     }
 
     /// Starts the killed (or still running) server again on the same port, with the data its append-only file kept.

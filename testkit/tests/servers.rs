@@ -207,3 +207,25 @@ async fn eventually_gives_up_at_its_limit() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_killed_postgres_refuses_and_a_restarted_one_remembers_what_was_committed() {
+    let mut server = Servers::postgres_process().await;
+    let database = server.database().await;
+    let run = async |statement: &'static str| {
+        let mut connection = PgConnection::connect(database.url()).await?;
+        sqlx::query(statement).execute(&mut connection).await
+    };
+    run("CREATE TABLE kept (number int)").await.unwrap();
+    for kill in [true, false] {
+        run("INSERT INTO kept VALUES (1)").await.unwrap();
+        match kill {
+            true => server.kill(),
+            false => server.stop().await,
+        }
+        assert!(run("SELECT 1").await.is_err());
+        server.restart().await;
+    }
+    let kept = run("SELECT * FROM kept").await.unwrap();
+    assert_eq!(kept.rows_affected(), 2);
+}

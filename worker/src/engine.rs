@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commit::Commits;
+use crate::crowd::Crowds;
 use crate::feishu::Client;
+use crate::gate::Gate;
+use crate::people::People;
 use crate::pulse::Pulse;
 
 /// The shared parts of a worker process.
@@ -25,6 +28,9 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) commits: Commits,
     pub(crate) quota: Quota,
+    pub(crate) gate: Gate,
+    pub(crate) crowds: Crowds,
+    pub(crate) people: People,
     pub(crate) feishu: Client,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,

@@ -30,6 +30,8 @@ pub enum Outcome {
     Sent {
         /// The visible message, where the action makes or changes one and Feishu names it.
         message_id: Option<String>,
+        /// The chat it stands in, where Feishu names it.
+        chat_id: Option<String>,
     },
     /// The platform's limit; this request was not carried out. Pause that scope for every worker; no attempt is used.
     Limited {
@@ -63,10 +65,12 @@ pub enum Outcome {
 /// What a platform limit covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All calls of the app.
-    App,
+    /// Calls of this API by the app.
+    Api,
     /// The receiver of this one: its chat or person.
     Chat,
+    /// The tenant's month: nothing passes until an operator acts.
+    Tenant,
 }
 
 impl Outcome {

@@ -11,6 +11,9 @@
 //! | [`sender`], [`membership`] | through whom: the bot, or the member of a pool that is in the chat |
 //! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
+//! | [`gate`] | what keeps a bot from sending although it has slots: [`tenants`], [`spending`], [`breaker`] |
+//! | [`crowd`], [`people`] | what refusals teach about a chat; which person a chat is with |
+//! | [`meter`] | counts calls of the Open API |
 //! | [`verdict`] | what becomes of an event after a send |
 //! | [`levels`] | which limits a send counts against |
 //! | [`handler`], [`event`], [`action`] | what a bot answers |
@@ -22,21 +25,29 @@
 pub mod action;
 mod archive;
 mod attachment;
+mod breaker;
 mod commit;
+mod crowd;
 mod engine;
 pub mod event;
 pub mod feishu;
+mod gate;
 pub mod handler;
 mod lanes;
 mod levels;
 mod membership;
+mod meter;
 mod order;
+mod people;
 mod placement;
 mod process;
 mod pulse;
+mod recent;
 mod runner;
 mod sender;
 mod sending;
+mod spending;
+mod tenants;
 mod verdict;
 mod waiting_room;
 
@@ -54,8 +65,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commit::Commits;
+use crate::crowd::Crowds;
 use crate::engine::Engine;
 use crate::feishu::{Client, ClientError};
+use crate::gate::Gate;
+use crate::meter::Meter;
+use crate::people::People;
 use crate::placement::{Placement, Roster};
 use crate::pulse::Pulse;
 
@@ -97,10 +112,14 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
     } = worker;
     let tracker = TaskTracker::new();
     let hard_stop = CancellationToken::new();
+    let meter = Arc::new(Meter::default());
     let engine = Arc::new(Engine {
         commits: Commits::start(store.clone(), &tracker, &hard_stop),
         quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
-        feishu: Client::new(cache.clone())?,
+        gate: Gate::new(store.clone(), meter.clone()),
+        crowds: Crowds::new(),
+        people: People::new(cache.clone(), tracker.clone()),
+        feishu: Client::metered(cache.clone(), meter)?,
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
@@ -118,9 +137,10 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
     background(Box::pin(waiting_room::poll(engine.clone(), roster.clone())));
     background(Box::pin(waiting_room::sweep(engine.clone(), roster.clone())));
     background(Box::pin(waiting_room::purge(engine.clone())));
+    background(Box::pin(gate::watch(engine.clone())));
     background(Box::pin(archive::archive_dead(engine.clone())));
     background(Box::pin(archive::route_unrouted(engine.clone())));
-    let mut placement = tracker.spawn(Placement::new(engine, cache, roster, id).run());
+    let mut placement = tracker.spawn(Placement::new(engine.clone(), cache, roster, id).run());
     shutdown.cancelled().await;
     let kept = tokio::time::timeout(DRAIN, &mut placement).await;
     if kept.is_err() {
@@ -134,6 +154,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
     placement.abort();
     drop(kept);
     hard_stop.cancel();
+    engine.gate.last_flush().await;
     tracker.close();
     tracker.wait().await;
     Ok(())

@@ -133,6 +133,16 @@ impl Run {
     }
 
     async fn course(&self, row: &Row, started: bool) -> Flow<End> {
+        tokio::select! {
+            () = self.engine.gate.known() => {}
+            () = self.stop.cancelled() => return Err(Interrupt::Stopped),
+        }
+        // Before anything else: it must neither grow stale nor start its handler while nothing may be sent.
+        if let Some(wait) = self.engine.gate.stopped(&self.bot) {
+            return self
+                .wait(row, Vec::new(), wait.wait, row.attempt, true, wait.failure())
+                .await;
+        }
         if let Some(end) = self.early(row).await? {
             return Ok(end);
         }
@@ -384,7 +394,18 @@ impl Run {
 
     fn event(&self, row: &Row) -> Result<Event, String> {
         let body = self.open(row, &row.envelope.body)?;
-        Event::parse(&row.envelope, &body).map_err(|error| error.to_string())
+        let event = Event::parse(&row.envelope, &body).map_err(|error| error.to_string())?;
+        if let Some(message) = &event.message {
+            let person = match message.chat_type.as_str() {
+                "p2p" => Some(message.sender.open_id.as_str()),
+                _ => None,
+            };
+            if !message.chat_type.is_empty() {
+                let app = &self.bot.credentials.app_id;
+                self.engine.people.learn(app, &message.chat_id, person);
+            }
+        }
+        Ok(event)
     }
 
     fn open(&self, row: &Row, bytes: &Bytes) -> Result<Bytes, String> {

@@ -16,9 +16,9 @@ use openclaw_common::quota::{Refused, Reservation};
 use openclaw_common::store::Step;
 
 use crate::feishu::{Outcome, Scope};
+use crate::membership;
 use crate::process::{Flow, Interrupt};
 use crate::sending::ActionRun;
-use crate::{levels, membership};
 
 /// Turned on by every choice, so that members that are all free take turns.
 static TURN: AtomicUsize = AtomicUsize::new(0);
@@ -101,6 +101,10 @@ impl ActionRun<'_> {
         if left.is_empty() {
             return Ok(self.nobody());
         }
+        // Who only fails, or is stopped, is left to the others; when that is everybody, the gate says how long to wait.
+        let open = left.iter().filter(|bot| self.run.engine.gate.holds(bot, false));
+        let open: Vec<Arc<Bot>> = open.cloned().collect();
+        let left = if open.is_empty() { left } else { open };
         let left = membership::likely(&self.run.engine, left, self.action.target()).await;
         let engine = &self.run.engine;
         let prepared = join_all(left.iter().map(|bot| engine.feishu.prepare(bot))).await;
@@ -124,11 +128,11 @@ impl ActionRun<'_> {
             () = engine.commits.reachable() => {}
             () = stop.cancelled() => return Err(Interrupt::Stopped),
         }
-        let chat = &self.row.envelope.chat;
-        let ways: Vec<Vec<Level>> = members
-            .iter()
-            .map(|bot| levels::levels(bot, self.action, chat))
-            .collect();
+        let mut ways: Vec<Vec<Level>> = Vec::with_capacity(members.len());
+        for bot in &members {
+            let receiver = self.receiver(bot).await;
+            ways.push(self.levels(bot, &receiver));
+        }
         let first = TURN.fetch_add(1, Ordering::Relaxed) % ways.len().max(1);
         let reservation = match engine.quota.reserve(&ways, first, stop).await {
             Ok(reservation) => reservation,
@@ -160,7 +164,7 @@ impl ActionRun<'_> {
         if !Pool::is_face(&self.run.bot) || !self.clean {
             return false;
         }
-        if let Outcome::Limited { scope: Scope::App, .. } = outcome {
+        if let Outcome::Limited { scope: Scope::Api, .. } = outcome {
             // Its level is paused: the next choice goes by that.
             return true;
         }

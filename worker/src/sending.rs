@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use openclaw_common::bot::Bot;
 use openclaw_common::cache::Level;
 use openclaw_common::config::OnUnknown;
 use openclaw_common::fail_point::fail_point;
@@ -11,7 +12,8 @@ use openclaw_common::{action_uuid, backoff, telemetry};
 
 use crate::action::Action;
 use crate::feishu::{Outcome, Scope};
-use crate::levels;
+use crate::gate::{Pass, Wait};
+use crate::levels::{self, Receiver};
 use crate::process::{End, Flow, Interrupt, Run};
 use crate::sender::{Choice, Sender};
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
@@ -56,6 +58,7 @@ impl ActionRun<'_> {
             ..Tries::default()
         };
         let mut waited = Duration::ZERO;
+        let mut patience = LANE_PATIENCE;
         loop {
             if self.outlived() {
                 let error = "its outcome is unknown and the uuid's hour is over".to_owned();
@@ -68,15 +71,9 @@ impl ActionRun<'_> {
                 Ok(choice) => choice,
                 Err(interrupt) => return self.untried(interrupt).await,
             };
-            let prepared = match choice {
-                Choice::Made => {
-                    if !std::mem::take(&mut self.counted) {
-                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
-                    }
-                    // A token first: buying one can take longer than a slot is good for.
-                    engine.feishu.prepare(&self.sender.bot).await
-                }
-                Choice::Failed(outcome) => Err(outcome),
+            let failed = match choice {
+                Choice::Made => None,
+                Choice::Failed(outcome) => Some(outcome),
                 Choice::Park(wait) => {
                     let actions = vec![self.outcome(ActionState::Planned, None, None)];
                     let parked = self.run.wait(self.row, actions, wait, tries.attempts, true, None);
@@ -88,9 +85,32 @@ impl ActionRun<'_> {
                     return died.await.map(Sent::End);
                 }
             };
-            let outcome = match prepared {
+            let probe = match self.leave(&mut patience).await {
+                Ok(Ok(probe)) => probe,
+                Ok(Err(wait)) => {
+                    let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                    // No failure of its own, so nothing of the chat passes it.
+                    let parked = self
+                        .run
+                        .wait(self.row, actions, wait.wait, tries.attempts, true, wait.failure());
+                    return parked.await.map(Sent::End);
+                }
+                Err(interrupt) => return self.untried(interrupt).await,
+            };
+            let receiver = self.receiver(&self.sender.bot).await;
+            let prepared = match failed {
+                Some(outcome) => Err(outcome),
+                None => {
+                    if !std::mem::take(&mut self.counted) {
+                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
+                    }
+                    // A token first: buying one can take longer than a slot is good for.
+                    engine.feishu.prepare(&self.sender.bot).await
+                }
+            };
+            let mut outcome = match prepared {
                 Ok(()) => {
-                    let levels = levels::levels(&self.sender.bot, self.action, &self.row.envelope.chat);
+                    let levels = self.levels(&self.sender.bot, &receiver);
                     let permit = match self.slot(&levels).await {
                         Ok(Slot::Permit(permit)) => permit,
                         Ok(Slot::Park(wait)) => {
@@ -101,8 +121,8 @@ impl ActionRun<'_> {
                         }
                         Err(interrupt) => return self.untried(interrupt).await,
                     };
-                    // The waits may have outlasted the uuid.
-                    if self.outlived() {
+                    // The waits may have outlasted the uuid, or the leave to send.
+                    if self.outlived() || !engine.gate.holds(&self.sender.bot, probe) {
                         continue;
                     }
                     fail_point("W2", &self.row.envelope.key.key);
@@ -113,11 +133,30 @@ impl ActionRun<'_> {
             };
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
+            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            if engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now()) {
+                continue;
+            }
             if self.is_anothers(&outcome).await {
                 if let Outcome::Limited { pause, .. } = outcome {
-                    self.pause_level(&outcome, pause.unwrap_or(Duration::from_secs(1)))
-                        .await;
+                    let pause = pause.unwrap_or(Duration::from_secs(1));
+                    self.pause_level(&outcome, &receiver, pause).await;
                 }
+                continue;
+            }
+            self.learn(&mut outcome, &receiver);
+            if let Outcome::Limited {
+                scope: Scope::Tenant,
+                code,
+                ..
+            } = outcome
+            {
+                let (bot, error) = (&self.sender.bot, outcome.message());
+                engine
+                    .gate
+                    .tenants
+                    .stop(bot, code, error, &engine.bots, &engine.quota)
+                    .await;
                 continue;
             }
             match outcome {
@@ -125,14 +164,13 @@ impl ActionRun<'_> {
                 _ => tries.attempts += 1,
             }
             tries.since = self.first_tried.unwrap_or_default() + self.since.elapsed();
-            self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
             tries.clean = self.clean;
             match verdict::judge(&outcome, tries, policy) {
                 Verdict::Sent { message_id } => {
                     return Ok(Sent::Done(self.outcome(ActionState::Sent, None, message_id)));
                 }
                 Verdict::Pause(pause) => {
-                    self.pause_level(&outcome, pause).await;
+                    self.pause_level(&outcome, &receiver, pause).await;
                     if pause > LONG_PAUSE {
                         let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
                         let parked = self
@@ -266,13 +304,68 @@ impl ActionRun<'_> {
         Err(interrupt)
     }
 
-    async fn pause_level(&self, outcome: &Outcome, pause: Duration) {
+    /// Asks the gate; short waits are spent here.
+    async fn leave(&self, patience: &mut Duration) -> Flow<Result<bool, Wait>> {
+        loop {
+            let kind = levels::send_kind(&self.row.envelope);
+            match self.run.engine.gate.ask(&self.sender.bot, kind, Instant::now()) {
+                Pass::Go { probe } => return Ok(Ok(probe)),
+                Pass::Wait(wait) if wait.wait <= *patience => {
+                    *patience -= wait.wait;
+                    self.run.pause(wait.wait).await?;
+                }
+                Pass::Wait(wait) => return Ok(Err(wait)),
+            }
+        }
+    }
+
+    pub(crate) async fn receiver(&self, bot: &Bot) -> Receiver {
+        let chat = &self.row.envelope.chat;
+        let app = &bot.credentials.app_id;
+        let whose = self.run.engine.people.whose(app, levels::chat_of(self.action, chat));
+        Receiver::of(&bot.quota, self.action, chat, whose.await.as_ref())
+    }
+
+    pub(crate) fn levels(&self, bot: &Bot, receiver: &Receiver) -> Vec<Level> {
+        let mut levels = levels::levels(bot, self.action, receiver);
+        for level in levels.iter_mut().filter(|level| level.key == receiver.key) {
+            self.run.engine.crowds.narrow(level, Instant::now());
+        }
+        levels
+    }
+
+    /// What an answer says about its receiver.
+    fn learn(&self, outcome: &mut Outcome, receiver: &Receiver) {
+        let engine = &self.run.engine;
+        match outcome {
+            Outcome::Limited {
+                scope: Scope::Chat,
+                pause,
+                ..
+            } => {
+                let count = receiver.rate.map(|rate| rate.count);
+                *pause = Some(engine.crowds.refused(&receiver.key, count, Instant::now()));
+            }
+            Outcome::Sent { chat_id, .. } => {
+                engine.crowds.accepted(&receiver.key);
+                if let (Action::Create { to, .. }, Some(chat)) = (self.action, chat_id)
+                    && to.starts_with("ou_")
+                {
+                    engine.people.learn(&self.sender.bot.credentials.app_id, chat, Some(to));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn pause_level(&self, outcome: &Outcome, receiver: &Receiver, pause: Duration) {
         let Outcome::Limited { scope, .. } = outcome else {
             return;
         };
         let key = match scope {
-            Scope::App => levels::bot_key(&self.sender.bot),
-            Scope::Chat => levels::receiver_key(self.action, &self.row.envelope.chat),
+            Scope::Api => levels::paused_key(&self.sender.bot, self.action),
+            Scope::Chat => receiver.key.clone(),
+            Scope::Tenant => return,
         };
         tracing::warn!(bot = %self.run.bot.id, level = key, pause_ms = pause.as_millis(), "the platform limits us: paused");
         self.run.engine.quota.pause(&key, pause).await;

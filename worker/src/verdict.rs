@@ -48,7 +48,7 @@ pub(crate) struct Tries {
 /// Judges an answer.
 pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdict {
     match outcome {
-        Outcome::Sent { message_id } => Verdict::Sent {
+        Outcome::Sent { message_id, .. } => Verdict::Sent {
             message_id: message_id.clone(),
         },
         Outcome::Limited { pause, .. } => {
@@ -106,7 +106,7 @@ mod tests {
 
     fn limited() -> Outcome {
         Outcome::Limited {
-            scope: Scope::App,
+            scope: Scope::Api,
             pause: Some(Duration::from_secs(3)),
             code: 99_991_400,
         }

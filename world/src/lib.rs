@@ -4,6 +4,7 @@
 //! | file | is |
 //! |---|---|
 //! | `world` | [`World`]: configuration folder, servers with a proxy before each, the platform, the judge |
+//! | `rows` | what its tables and queues hold: [`Rows`] |
 //! | `process` | [`Process`]: one running role, and what it says |
 //!
 //! Development only: nothing that ships depends on this crate. What cannot go on panics, with a sentence for its reader.
@@ -14,7 +15,9 @@
 )]
 
 mod process;
+mod rows;
 mod world;
 
-pub use process::{Process, openclaw};
+pub use process::{Process, improper, openclaw};
+pub use rows::Rows;
 pub use world::{Kind, Shared, Ways, World};

@@ -15,7 +15,7 @@ use openclaw_sim::proxy::Proxy;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
 use tempfile::TempDir;
-use testkit::{Database, RabbitNode, RedisProcess, Servers, Vhost};
+use testkit::{Database, PostgresProcess, RabbitNode, RedisProcess, Servers, Vhost};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -42,6 +42,8 @@ pub struct Shared {
     pub ways: Ways,
     /// The broker's process when it is this world's own.
     pub node: Option<RabbitNode>,
+    /// The database's process when it is this world's own.
+    pub postgres: Option<PostgresProcess>,
 }
 
 /// One proxy before each server: everything the processes say and hear passes here.
@@ -55,12 +57,16 @@ pub struct Ways {
 }
 
 impl Shared {
-    async fn new(node: Option<RabbitNode>) -> Self {
+    async fn new(node: Option<RabbitNode>, postgres: Option<PostgresProcess>) -> Self {
         let rabbitmq = match &node {
             Some(node) => node.vhost().await,
             None => Servers::rabbitmq().await,
         };
-        let (redis, database) = (Servers::redis().await, Servers::postgres().await);
+        let database = match &postgres {
+            Some(postgres) => postgres.database().await,
+            None => Servers::postgres().await,
+        };
+        let redis = Servers::redis().await;
         let way = |url: &str| Proxy::start(address(url)).unwrap();
         Self {
             ways: Ways {
@@ -72,6 +78,7 @@ impl Shared {
             redis,
             database,
             node,
+            postgres,
         }
     }
 
@@ -107,7 +114,7 @@ impl World {
     pub async fn new(kind: Kind, bots: usize, extra: &str) -> Self {
         let shared = match kind {
             Kind::Embedded => None,
-            Kind::Distributed => Some(Shared::new(None).await),
+            Kind::Distributed => Some(Shared::new(None, None).await),
         };
         Self::on(shared, bots, extra).await
     }
@@ -115,7 +122,13 @@ impl World {
     /// Distributed, on a broker process of its own, which may be stopped.
     pub async fn with_broker(bots: usize, extra: &str) -> Self {
         let node = Servers::rabbitmq_node().await;
-        Self::on(Some(Shared::new(Some(node)).await), bots, extra).await
+        Self::on(Some(Shared::new(Some(node), None).await), bots, extra).await
+    }
+
+    /// Distributed, on processes of its own throughout: any server may be stopped and killed.
+    pub async fn with_servers(bots: usize, extra: &str) -> Self {
+        let (node, postgres) = tokio::join!(Servers::rabbitmq_node(), Servers::postgres_process());
+        Self::on(Some(Shared::new(Some(node), Some(postgres)).await), bots, extra).await
     }
 
     async fn on(shared: Option<Shared>, bots: usize, extra: &str) -> Self {
@@ -267,22 +280,18 @@ impl World {
                 .await
                 .unwrap();
         pool.close().await;
-        let mut queues = Vec::new();
-        for bot in self.bots.iter().map(|bot| &*bot.bot) {
-            let queue = format!("openclaw.v1.bot.{bot}");
-            let depth = shared.rabbitmq.depth(&queue).await;
-            queues.push((queue, depth));
-        }
-        for queue in ["openclaw.v1.unrouted", "openclaw.v1.dead"] {
-            queues.push((queue.to_owned(), shared.rabbitmq.depth(queue).await));
-        }
-        format!("rows {rows:?}, ready {queues:?}")
+        format!("rows {rows:?}, ready {:?}", self.queues().await)
     }
 
-    /// The judge's report; fails the test unless every promise was kept.
-    pub fn judge(&self, pusher: &Pusher, expected: &Expectations) -> Report {
+    /// The judge's report.
+    pub fn report(&self, pusher: &Pusher, expected: &Expectations) -> Report {
         let forgotten = self.sim.forgotten_uuids();
-        let report = pusher.log(|log| self.sim.ledger(|ledger| check::check(log, ledger, forgotten, expected)));
+        pusher.log(|log| self.sim.ledger(|ledger| check::check(log, ledger, forgotten, expected)))
+    }
+
+    /// The same; fails the test unless every promise was kept.
+    pub fn judge(&self, pusher: &Pusher, expected: &Expectations) -> Report {
+        let report = self.report(pusher, expected);
         assert!(report.passed(), "{report}");
         assert!(report.incomplete.is_none(), "{report}");
         report

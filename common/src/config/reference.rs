@@ -172,13 +172,13 @@ pub const KEYS: &[Key] = &[
         "quota.budget.calls",
         "integer from 1, or `off`",
         "off",
-        "API calls a month.",
+        "Calls of the Open API that the tenant (`quota.account`, else the app) may make in a calendar month, in UTC+8; token purchases are free. Warned about at 50, 80 and 95 %; what does not fit waits.",
     ),
     key(
         "quota.budget.degrade",
         "list of `notify`, `reply`",
         "[notify, reply]",
-        "What is given up when the budget is spent, first to last.",
+        "What waits for the next month first: the first kind from 90 % of the budget on, the second, or one not named, from 100 %. `notify`: the send API; `reply`: answers.",
     ),
     example(
         "pools.<name>",

@@ -11,6 +11,7 @@ mod link;
 mod look;
 mod rows;
 mod schema;
+mod tenants;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use crate::config::Database;
 use crate::envelope::EventKey;
 use crate::secret::Secret;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Store,
-    StoreError, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing, State,
+    Stop, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use link::{Link, Work};
@@ -119,6 +120,30 @@ impl Store for Postgres {
 
     async fn purge(&self, retention: Duration, limit: u32) -> Result<u64, StoreError> {
         self.link.run(&(millis(retention), i64::from(limit)), purge).await
+    }
+
+    async fn stop_tenant(&self, stop: &Stop) -> Result<bool, StoreError> {
+        tenants::stop(&self.link, stop).await
+    }
+
+    async fn stopped_tenants(&self) -> Result<Vec<Stopped>, StoreError> {
+        tenants::stopped(&self.link).await
+    }
+
+    async fn resume_tenants(&self, tenants: &[String], who: &str) -> Result<u64, StoreError> {
+        tenants::resume(&self.link, tenants, who).await
+    }
+
+    async fn add_calls(&self, tally: &Tally) -> Result<(), StoreError> {
+        tenants::add_calls(&self.link, tally).await
+    }
+
+    async fn spent(&self) -> Result<Spent, StoreError> {
+        tenants::spent(&self.link).await
+    }
+
+    async fn note_warning(&self, tenant: &str, percent: u32) -> Result<bool, StoreError> {
+        tenants::note_warning(&self.link, tenant, percent).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

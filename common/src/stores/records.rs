@@ -9,7 +9,8 @@ use bytes::Bytes;
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 use crate::store::{
-    ActionReport, ActionRow, ActionState, Arrival, Begun, DeadLetter, Inspection, Row, Standing, State, StoreError,
+    ActionReport, ActionRow, ActionState, Arrival, Begun, Calls, DeadLetter, Inspection, Row, Spent, Standing, State,
+    Stop, Stopped, StoreError,
 };
 
 use super::batch::Distinct;
@@ -279,4 +280,33 @@ pub(super) fn bot(name: &str) -> Result<BotId, StoreError> {
 /// A stored count.
 pub(super) fn number(value: i64) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::Internal(format!("{value} is no count")))
+}
+
+/// A stopped tenant: itself, its bot, the code, the sentence, since when.
+pub(super) type StopRecord = (String, String, i64, String, i64);
+/// A month's calls: whose, of what kind, how many.
+pub(super) type CallsRecord = (String, String, i64);
+
+/// A stopped tenant.
+pub(super) fn stopped((tenant, bot, code, error, since_ms): StopRecord) -> Stopped {
+    let stop = Stop {
+        tenant,
+        bot,
+        code,
+        error,
+    };
+    Stopped { stop, since_ms }
+}
+
+/// A month's calls.
+pub(super) fn spent(now_ms: i64, rows: Vec<CallsRecord>) -> Spent {
+    let calls = rows.into_iter().map(|(tenant, kind, count)| Calls {
+        tenant,
+        kind,
+        count: count.unsigned_abs(),
+    });
+    Spent {
+        now_ms,
+        calls: calls.collect(),
+    }
 }

@@ -11,6 +11,7 @@ mod due;
 mod input;
 mod look;
 mod rows;
+mod tenants;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Standing, State, Store,
-    StoreError, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing, State,
+    Stop, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use crate::time::now_ms;
@@ -121,6 +122,30 @@ impl Store for SqliteStore {
         purge(&self.database, now_ms() - millis(retention), limit)
             .await
             .map_err(store_error)
+    }
+
+    async fn stop_tenant(&self, stop: &Stop) -> Result<bool, StoreError> {
+        tenants::stop(&self.database, stop).await
+    }
+
+    async fn stopped_tenants(&self) -> Result<Vec<Stopped>, StoreError> {
+        tenants::stopped(&self.database).await
+    }
+
+    async fn resume_tenants(&self, tenants: &[String], who: &str) -> Result<u64, StoreError> {
+        tenants::resume(&self.database, tenants, who).await
+    }
+
+    async fn add_calls(&self, tally: &Tally) -> Result<(), StoreError> {
+        tenants::add_calls(&self.database, tally).await
+    }
+
+    async fn spent(&self) -> Result<Spent, StoreError> {
+        tenants::spent(&self.database).await
+    }
+
+    async fn note_warning(&self, tenant: &str, percent: u32) -> Result<bool, StoreError> {
+        tenants::note_warning(&self.database, tenant, percent).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

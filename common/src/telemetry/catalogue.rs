@@ -62,6 +62,26 @@ catalogue! {
     DUPLICATES_DROPPED = Counter("openclaw_duplicates_dropped_total");
     /// Waits for a quota slot, per send.
     QUOTA_WAIT_SECONDS = Histogram("openclaw_quota_wait_seconds", WAIT);
+    /// Calls of the Open API that were made, by kind; purchases of tokens are not among them.
+    API_CALLS = CounterBy("openclaw_api_calls_total", "kind", &[
+        "create", "reply", "edit", "patch_card", "update_card", "react",
+    ]);
+    /// Whether a tenant is stopped because its monthly calls are used up (99991403), until `openclaw quota resume`.
+    TENANT_STOPPED = GaugeBy("openclaw_tenant_stopped", "tenant", &[]);
+    /// Whether a bot's sends only fail, so that it tries one now and then.
+    BREAKER_OPEN = GaugeBy("openclaw_breaker_open", "bot", &[]);
+    /// Chats and persons that get fewer sends than configured, because others share their limit.
+    REDUCED_CHATS = Gauge("openclaw_reduced_chats");
+    /// A tenant's `quota.budget.calls`.
+    BUDGET_CALLS = GaugeBy("openclaw_budget_calls", "tenant", &[]);
+    /// A tenant's calls this month (UTC+8), by all workers.
+    BUDGET_USED_CALLS = GaugeBy("openclaw_budget_used_calls", "tenant", &[]);
+    /// A tenant's calls at the month's end, if they go on as they have.
+    BUDGET_FORECAST_CALLS = GaugeBy("openclaw_budget_forecast_calls", "tenant", &[]);
+    /// The highest of 50, 80 and 95 per cent of its budget that a tenant has reached this month.
+    BUDGET_WARNING_PERCENT = GaugeBy("openclaw_budget_warning_percent", "tenant", &[]);
+    /// Kinds of send that wait because of a tenant's budget.
+    BUDGET_WAITING_KINDS = GaugeBy("openclaw_budget_waiting_kinds", "tenant", &[]);
     /// Handler runs.
     HANDLER_SECONDS = Histogram("openclaw_handler_seconds", CALL);
     /// Lanes (chats with events in memory) of this worker.

@@ -8,6 +8,7 @@
 //! | `dead` | dead letters, replay, retention |
 //! | `replay` | replaying with care |
 //! | `crowd` | many workers at once |
+//! | `tenants` | stopped tenants, counted calls |
 //! | `schema` | migrations |
 //! | `postgres` | a database that is away |
 #![expect(
@@ -24,6 +25,7 @@ mod fences;
 mod postgres;
 mod replay;
 mod schema;
+mod tenants;
 mod waiting;
 mod world;
 
@@ -97,6 +99,10 @@ promises!(
         opposed_batches_never_surface_a_deadlock,
         whoever_takes_up_a_plan_sees_its_actions,
         of_many_that_begin_an_event_one_holds_the_last_fence;
+    tenants:
+        a_stopped_tenant_stays_stopped_until_it_is_resumed,
+        calls_add_up_and_a_repeated_tally_counts_once,
+        of_many_processes_one_is_the_first_to_warn;
     schema:
         four_processes_may_migrate_at_once,
         an_old_schema_says_what_to_run;

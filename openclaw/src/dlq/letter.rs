@@ -238,6 +238,6 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// Unix milliseconds as RFC 3339. The databases hold no time that cannot be written so.
-fn rfc3339(ms: i64) -> String {
+pub(crate) fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string())
 }

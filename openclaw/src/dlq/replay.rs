@@ -24,7 +24,7 @@ const UNLIMITED_SHARE: f64 = 10.0;
 const SIDE_BY_SIDE: usize = 16;
 
 pub(super) async fn run(arguments: &cli::DlqReplay) -> Result<(), Failure> {
-    let opened = Opened::of(&arguments.selection).await?;
+    let opened = Opened::of("dlq", &arguments.selection.folder).await?;
     let store = opened.store();
     let filter = bounded(store, filter(&arguments.selection)?).await?;
     let mut summary = Summary::of(store, &filter).await?;

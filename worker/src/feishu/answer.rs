@@ -46,6 +46,7 @@ struct Wire<'a> {
 #[derive(Deserialize)]
 struct Data {
     message_id: Option<String>,
+    chat_id: Option<String>,
 }
 
 /// An answer's class, and what an operator should read about it.
@@ -58,6 +59,8 @@ pub(super) struct Reading {
     pub(super) message: String,
     /// The visible message that a success names.
     message_id: Option<String>,
+    /// Its chat.
+    chat_id: Option<String>,
 }
 
 /// Reads an answer of any endpoint.
@@ -69,16 +72,18 @@ pub(super) fn read(answer: &Answer) -> Reading {
             class: Some(class),
             message: sentence(meaning, answer, None),
             message_id: None,
+            chat_id: None,
         };
     };
     if wire.code == 0 {
+        let data = wire.data.and_then(|raw| serde_json::from_str::<Data>(raw.get()).ok());
+        let (message_id, chat_id) = data.map_or((None, None), |data| (data.message_id, data.chat_id));
         return Reading {
             code: Some(0),
             class: None,
             message: String::new(),
-            message_id: wire
-                .data
-                .and_then(|raw| serde_json::from_str::<Data>(raw.get()).ok()?.message_id),
+            message_id,
+            chat_id,
         };
     }
     let text = wire
@@ -94,6 +99,7 @@ pub(super) fn read(answer: &Answer) -> Reading {
         class: Some(class),
         message: sentence(meaning, answer, Some((wire.code, &text))),
         message_id: None,
+        chat_id: None,
     }
 }
 
@@ -104,6 +110,7 @@ pub(super) fn judge(answer: &Answer) -> Verdict {
         class,
         message,
         message_id,
+        chat_id,
     } = read(answer);
     let permanent = |message, needs_operator| Outcome::Permanent {
         code,
@@ -116,11 +123,11 @@ pub(super) fn judge(answer: &Answer) -> Verdict {
         message,
     };
     Verdict::Ended(match class {
-        None => Outcome::Sent { message_id },
+        None => Outcome::Sent { message_id, chat_id },
         Some(Class::Limited(scope)) => Outcome::Limited {
             scope,
             // The header is documented for the gateway's limit only; on a chat's it might describe another window.
-            pause: pause(&answer.headers).filter(|_| scope == Scope::App),
+            pause: pause(&answer.headers).filter(|_| scope == Scope::Api),
             code: code.unwrap_or(429),
         },
         Some(Class::Token) => {

@@ -14,12 +14,14 @@ use super::answer::{Verdict, judge};
 use super::token::{Token, TokenError, Tokens};
 use super::transport::{Broken, ClientError, Http, JSON};
 use crate::action::{Action, receive_id_type};
+use crate::meter::Meter;
 
 /// Sends actions for any number of bots, over one pool of connections. One a process.
 #[derive(Debug)]
 pub struct Client {
     http: Http,
     tokens: Tokens,
+    meter: Arc<Meter>,
 }
 
 /// What goes over the wire for an action.
@@ -35,10 +37,16 @@ impl Client {
     /// # Errors
     /// When the process has no TLS provider or the machine no certificates.
     pub fn new(cache: Arc<dyn Cache>) -> Result<Self, ClientError> {
+        Self::metered(cache, Arc::default())
+    }
+
+    /// The same; `meter` counts the calls.
+    pub(crate) fn metered(cache: Arc<dyn Cache>, meter: Arc<Meter>) -> Result<Self, ClientError> {
         let http = Http::new()?;
         Ok(Self {
             tokens: Tokens::new(http.clone(), cache),
             http,
+            meter,
         })
     }
 
@@ -65,12 +73,17 @@ impl Client {
             Ok(token) => token,
             Err(error) => return no_token(error),
         };
+        let count = || self.meter.count(bot.tenant(), action.kind());
+        count();
         let mut verdict = self.call(&request, &token).await;
         if let Verdict::TokenRefused { .. } = verdict {
             match self.tokens.renew(bot, &token).await {
                 // Feishu sells the same token again while it has 30 minutes left: then there is nothing new to try.
                 Ok(renewed) if renewed == token => {}
-                Ok(renewed) => verdict = self.call(&request, &renewed).await,
+                Ok(renewed) => {
+                    count();
+                    verdict = self.call(&request, &renewed).await;
+                }
                 Err(error) => return no_token(error),
             }
         }

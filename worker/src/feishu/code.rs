@@ -26,7 +26,7 @@ pub(super) enum Class {
 }
 
 use Class::{Limited, Operator, Permanent, Retry, Token, Unclear};
-use Scope::{App, Chat};
+use Scope::{Api, Chat, Tenant};
 
 /// One code.
 pub(super) struct Row {
@@ -113,13 +113,13 @@ static TABLE: &[Row] = &[
     row(300_030, Permanent, "the click's token has expired"),
     row(300_040, Permanent, "the click's token was used up"),
     // The gateway
-    row(99_991_400, Limited(App), "the app's call limit is reached"),
+    row(99_991_400, Limited(Api), "the app's call limit is reached"),
     row(
         99_991_401,
         Operator,
         "this machine's address is not in the app's allow-list",
     ),
-    row(99_991_403, Operator, "the tenant's monthly calls are used up"),
+    row(99_991_403, Limited(Tenant), "the tenant's monthly calls are used up"),
     row(99_991_661, Operator, "the request carried no token"),
     row(99_991_662, Operator, "the app was stopped"),
     row(99_991_663, Token, "the tenant access token is not valid"),
@@ -178,7 +178,7 @@ pub(super) fn is_about_one_bot(code: i64, needs_operator: bool) -> bool {
 /// far it came.
 pub(super) fn by_status(status: u16) -> Class {
     match status {
-        429 => Limited(App),
+        429 => Limited(Api),
         408 | 500.. => Unclear,
         400..=499 => Permanent,
         _ => Retry,
@@ -199,7 +199,7 @@ pub(super) fn without_code(status: u16) -> (Class, &'static str) {
         ),
         408 => (Unclear, "the request took too long"),
         413 => (Permanent, "the message is too large for something on the way to Feishu"),
-        429 => (Limited(App), "too many requests"),
+        429 => (Limited(Api), "too many requests"),
         400..=499 => (Retry, "something on the way to Feishu refused the request"),
         _ => (Unclear, "Feishu or something on the way to it failed"),
     }

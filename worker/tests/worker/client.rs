@@ -44,8 +44,8 @@ async fn ends(script: &Script, client: &Client, answer: Reply) -> Outcome {
 /// The classes of the protocol sheet's error table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// R, of the app.
-    App,
+    /// R, of the app's API.
+    Api,
     /// R, of the chat.
     Chat,
     /// B, definitely not carried out.
@@ -56,12 +56,17 @@ enum Class {
     P,
     /// PA.
     PA,
+    /// The tenant's month.
+    Tenant,
 }
 
 fn class(outcome: &Outcome) -> Class {
     match outcome {
-        Outcome::Limited { scope: Scope::App, .. } => Class::App,
+        Outcome::Limited { scope: Scope::Api, .. } => Class::Api,
         Outcome::Limited { scope: Scope::Chat, .. } => Class::Chat,
+        Outcome::Limited {
+            scope: Scope::Tenant, ..
+        } => Class::Tenant,
         Outcome::Transient { ambiguous: false, .. } => Class::B,
         Outcome::Transient { ambiguous: true, .. } => Class::BAmbiguous,
         Outcome::Permanent {
@@ -76,9 +81,9 @@ fn class(outcome: &Outcome) -> Class {
 
 /// `feishu-protocol.md` §7.5, written down a second time, without the rows that renew a token (`token.rs` has them).
 const ROWS: &[(&[i64], u16, Class)] = &[
-    (&[99_991_400], 429, Class::App),
-    (&[99_991_400], 400, Class::App),
-    (&[99_991_403], 429, Class::PA),
+    (&[99_991_400], 429, Class::Api),
+    (&[99_991_400], 400, Class::Api),
+    (&[99_991_403], 429, Class::Tenant),
     (
         &[99_991_401, 99_991_661, 99_991_662, 99_991_673, 99_991_672],
         400,
@@ -154,14 +159,18 @@ async fn the_code_decides_whatever_the_status() {
         for (code, expected) in [
             (230_002, Class::P),
             (230_020, Class::Chat),
-            (99_991_400, Class::App),
+            (99_991_400, Class::Api),
             (99_991_672, Class::PA),
         ] {
             let outcome = ends(&script, &client, coded(status, code, "")).await;
             assert_eq!(class(&outcome), expected, "{code} as HTTP {status}");
         }
         let outcome = ends(&script, &client, coded(status, 0, "success")).await;
-        assert_eq!(outcome, Outcome::Sent { message_id: None }, "0 as HTTP {status}");
+        let sent = Outcome::Sent {
+            message_id: None,
+            chat_id: None,
+        };
+        assert_eq!(outcome, sent, "0 as HTTP {status}");
     }
 }
 
@@ -203,7 +212,7 @@ async fn an_unknown_code_is_judged_by_status() {
         (400, Class::P),
         (403, Class::P),
         (408, Class::BAmbiguous),
-        (429, Class::App),
+        (429, Class::Api),
         (500, Class::BAmbiguous),
         (503, Class::BAmbiguous),
     ] {
@@ -236,7 +245,7 @@ async fn an_answer_without_a_code_is_judged_by_status() {
         (404, "404 page not found", Class::PA),
         (408, "", Class::BAmbiguous),
         (413, "<html>too large", Class::P),
-        (429, "slow down", Class::App),
+        (429, "slow down", Class::Api),
         (500, "oops", Class::BAmbiguous),
         (502, "<html>bad gateway", Class::BAmbiguous),
         (504, "", Class::BAmbiguous),
@@ -273,7 +282,7 @@ async fn a_limit_pauses_as_long_as_the_platform_says() {
         for status in [429, 400] {
             let outcome = ends(&script, &client, answer(status, headers, body)).await;
             let limited = Outcome::Limited {
-                scope: Scope::App,
+                scope: Scope::Api,
                 pause: expected,
                 code: 99_991_400,
             };
@@ -282,7 +291,7 @@ async fn a_limit_pauses_as_long_as_the_platform_says() {
     }
     let outcome = ends(&script, &client, answer(429, &[("retry-after", "2")], "")).await;
     let limited = Outcome::Limited {
-        scope: Scope::App,
+        scope: Scope::Api,
         pause: Some(Duration::from_secs(2)),
         code: 429,
     };
@@ -323,7 +332,7 @@ async fn success_needs_no_more_than_code_0() {
     for (body, expected) in [
         (
             r#"{"code":0,"msg":"success","data":{"message_id":"om_9","chat_id":"oc_1","x":[1]}}"#,
-            Some("om_9"),
+            Some(("om_9", "oc_1")),
         ),
         (r#"{"code":0,"msg":"","data":{}}"#, None),
         (r#"{"code":0,"data":{"message_id":null}}"#, None),
@@ -331,10 +340,12 @@ async fn success_needs_no_more_than_code_0() {
         (r#"{"code":0,"msg":7,"data":[]}"#, None),
         (r#"{"code":0}"#, None),
     ] {
-        let message_id = expected.map(str::to_owned);
+        let (message_id, chat_id) = expected
+            .map(|(message, chat): (&str, &str)| (message.to_owned(), chat.to_owned()))
+            .unzip();
         assert_eq!(
             ends(&script, &client, answer(200, &[], body)).await,
-            Outcome::Sent { message_id },
+            Outcome::Sent { message_id, chat_id },
             "{body}"
         );
     }
@@ -388,7 +399,10 @@ async fn an_answer_larger_than_any_honest_one_is_not_read() {
     let body = json!({"code": 0, "msg": "x".repeat(255 * 1024)}).to_string();
     assert_eq!(
         ends(&script, &client, answer(200, &[], &body)).await,
-        Outcome::Sent { message_id: None }
+        Outcome::Sent {
+            message_id: None,
+            chat_id: None
+        }
     );
 }
 

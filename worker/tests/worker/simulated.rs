@@ -79,7 +79,7 @@ fn reply(text: &str) -> Action {
 fn sent(outcome: Outcome) -> Option<String> {
     assert!(matches!(outcome, Outcome::Sent { .. }), "{outcome:?}");
     match outcome {
-        Outcome::Sent { message_id } => message_id,
+        Outcome::Sent { message_id, .. } => message_id,
         _ => None,
     }
 }
@@ -205,7 +205,7 @@ async fn limits_name_what_they_cover() {
     let platform = Platform::start(Options::default()).await;
     platform.once(Fault::rate_limited(Duration::from_secs(3)));
     let limited = Outcome::Limited {
-        scope: Scope::App,
+        scope: Scope::Api,
         pause: Some(Duration::from_secs(3)),
         code: 99_991_400,
     };
@@ -276,16 +276,11 @@ async fn refusals_of_the_platform_are_final() {
         "{outcome:?}"
     );
     platform.once(Fault::monthly_quota());
-    let outcome = platform.send(&reply("hi"), "u").await;
-    assert!(
-        matches!(
-            outcome,
-            Outcome::Permanent {
-                needs_operator: true,
-                ..
-            }
-        ),
-        "{outcome:?}"
-    );
+    let used_up = Outcome::Limited {
+        scope: Scope::Tenant,
+        pause: None,
+        code: 99_991_403,
+    };
+    assert_eq!(platform.send(&reply("hi"), "u").await, used_up);
     assert!(platform.visible().is_empty());
 }

@@ -242,7 +242,7 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
     .await
 }
 
-async fn audit(
+pub(super) async fn audit(
     connection: &mut PgConnection,
     who: &str,
     what: &str,

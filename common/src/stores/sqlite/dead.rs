@@ -233,7 +233,7 @@ async fn write(connection: &mut SqliteConnection, order: &Replay, revivals: &Rev
     .await
 }
 
-async fn audit(
+pub(super) async fn audit(
     connection: &mut SqliteConnection,
     who: &str,
     what: &str,

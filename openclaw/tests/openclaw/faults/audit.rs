@@ -11,8 +11,7 @@ use openclaw_sim::check::{Expectations, Report};
 use openclaw_sim::push::Pusher;
 use testkit::eventually;
 
-use world::Process;
-use world::World;
+use world::{Process, Rows, World};
 
 /// From the last answer to the last row.
 const SETTLING: Duration = Duration::from_secs(20);
@@ -51,7 +50,12 @@ impl Audit {
         let rows = accepted - self.repeats..=accepted + given_up + self.unknown - self.repeats;
         let begun = Instant::now();
         loop {
-            let (done, dead, letters, all) = counts(world).await;
+            let Rows {
+                done,
+                dead,
+                letters,
+                all,
+            } = world.rows().await;
             if done + dead == all && rows.contains(&all) && dead == self.dead && letters == self.dead {
                 break;
             }
@@ -75,15 +79,11 @@ impl Audit {
                 assert!(process.stop().await.success());
             }
         }
-        let rabbitmq = &super::shared(world).rabbitmq;
-        let bots = world.bots.iter().map(|bot| format!("openclaw.v1.bot.{}", bot.bot));
-        for queue in bots.chain(["openclaw.v1.unrouted".to_owned(), "openclaw.v1.dead".to_owned()]) {
-            // A killed worker's deliveries come back when the broker has noticed.
-            eventually(&format!("{queue} is empty"), SETTLING, async || {
-                rabbitmq.depth(&queue).await.unwrap_or(0) == 0
-            })
-            .await;
-        }
+        // A killed worker's deliveries come back when the broker has noticed.
+        eventually("every queue is empty", SETTLING, async || {
+            world.queues().await.iter().all(|(_, depth)| *depth == 0)
+        })
+        .await;
         world.judge(pusher, &expected)
     }
 }
@@ -94,30 +94,12 @@ async fn dead_keys(world: &World) -> HashSet<Arc<str>> {
     keys.into_iter().map(Into::into).collect()
 }
 
-/// Rows done, rows dead, dead letters, rows.
-async fn counts(world: &World) -> (u64, u64, u64, u64) {
-    let counted: (i64, i64, i64, i64) = query(
-        world,
-        "SELECT count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'dead'), \
-         (SELECT count(*) FROM dead_letters), count(*) FROM events",
-    )
-    .await;
-    let count = |number: i64| u64::try_from(number).unwrap();
-    (count(counted.0), count(counted.1), count(counted.2), count(counted.3))
-}
-
 /// One row, straight from the database.
 pub(super) async fn query<R>(world: &World, text: &'static str) -> R
 where
     R: for<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow> + Send + Unpin,
 {
-    use sqlx::Connection as _;
-    let mut connection = sqlx::PgConnection::connect(super::shared(world).database.url())
-        .await
-        .unwrap();
-    let row = sqlx::query_as(text).fetch_one(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
-    row
+    world.row(text).await
 }
 
 /// One line for the summary that `./dev test faults` ends with.

@@ -1,27 +1,11 @@
 //! Processes that are killed, frozen and replaced.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::{Audit, figure, lasts, patient, pushing, seconds, world};
 use world::Process;
-use world::World;
-
-/// The longest pause of any bot between two visible messages, of those that appeared between `from_us` and `until_us`.
-fn longest_pause(world: &World) -> Duration {
-    let mut last: HashMap<Arc<str>, u64> = HashMap::new();
-    let mut longest = 0;
-    world.sim.ledger(|ledger| {
-        for message in ledger.messages() {
-            let before = last.insert(message.app.clone(), message.visible_us);
-            longest = longest.max(message.visible_us - before.unwrap_or(message.visible_us));
-        }
-    });
-    Duration::from_micros(longest)
-}
 
 /// 12 kills instead of 100.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,7 +55,7 @@ async fn row_02_worker_killed_again_and_again() {
     }
     load.await.unwrap();
     world.answered(&pusher).await;
-    let pause = longest_pause(&world);
+    let pause = world.longest_pause();
     workers.push(ingest);
     let report = Audit::default().check(&world, &pusher, workers).await;
     assert!(pause < seconds(27.0), "a bot fell silent for {pause:?}");
@@ -98,7 +82,7 @@ async fn row_04_worker_frozen_for_45_seconds() {
     frozen.signal(Signal::CONT);
     load.await.unwrap();
     world.answered(&pusher).await;
-    let pause = longest_pause(&world);
+    let pause = world.longest_pause();
     let report = Audit::default()
         .check(&world, &pusher, vec![ingest, frozen, other])
         .await;
@@ -130,7 +114,7 @@ async fn row_32_rolling_restart_keeps_every_chats_order() {
     }
     load.await.unwrap();
     world.answered(&pusher).await;
-    let pause = longest_pause(&world);
+    let pause = world.longest_pause();
     workers.push(ingest);
     let report = Audit::default().check(&world, &pusher, workers).await;
     assert_eq!(report.accepted, 200);
