@@ -26,6 +26,9 @@ pub use front::{Permit, Quota, Refused, Reservation};
 /// widens it, for every process, when it does not.
 pub const LATE_GUARD: Duration = Duration::from_millis(15);
 
+/// The widest it becomes: a call of the cache has 100 ms, so nothing much slower is ever seen.
+pub const WIDEST_GUARD: Duration = Duration::from_millis(240);
+
 /// How much longer one send may travel than another of the same window (`reliability.md` §5).
 pub const JITTER: Duration = Duration::from_millis(10);
 
@@ -36,8 +39,12 @@ pub const GUARD: Duration = LATE_GUARD.saturating_add(JITTER);
 /// reservations do not push its bot's other chats.
 pub const HORIZON: Duration = Duration::from_millis(300);
 
-/// Whoever has no memory grants nothing for this long **plus the horizon**: the forgotten slots may lie that far ahead.
-pub const QUIET: Duration = Duration::from_millis(1100);
+/// Whoever has no memory grants nothing for this long **plus the horizon**: the forgotten slots may lie that far ahead, and
+/// their sends may be late by the widest guard, of which nobody remembers whether it was in use.
+pub const QUIET: Duration = Duration::from_millis(1300);
+
+/// What was sent last and forgotten arrives a second before what is granted first.
+const _: () = assert!(QUIET.as_millis() >= 1000 + WIDEST_GUARD.as_millis() + JITTER.as_millis());
 
 /// Keys of levels that one process serves at a time begin with this: while the cache is down it may use most of them. Every
 /// other level is shared, and divided.

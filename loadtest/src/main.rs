@@ -8,10 +8,13 @@
 //! | `soak` | kills and restarts under load: lost, doubled, over quota, out of order |
 //! | `quota` | the send limits: violations and use, beside simpler algorithms |
 //! | `speed` | rates and latencies beside their yardsticks |
+//! | `report`, `machine` | figures beside their goals, and where they are from |
 //! | `plot` | draws them |
 
+mod machine;
 mod plot;
 mod quota;
+mod report;
 mod soak;
 mod speed;
 

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::quota::LATE_GUARD;
+use crate::quota::{LATE_GUARD, WIDEST_GUARD};
 
 /// Answers looked at before the guard is judged.
 const SAMPLE: u32 = 128;
@@ -11,8 +11,6 @@ const SAMPLE: u32 = 128;
 const SLOW: u32 = 4;
 /// Samples without a slow answer before it is narrowed again.
 const CALM: u32 = 8;
-/// The widest: the time limit of a call is 100 ms, so nothing slower is ever seen.
-const WIDEST: Duration = Duration::from_millis(240);
 
 /// Watches round trips. A send that waits longer for its answer than the guard can never be in time, so the guard doubles
 /// when too many answers take more than half of it, and halves when all stay far below it.
@@ -46,7 +44,7 @@ impl Guard {
             watch.slow += 1;
         }
         let guard = if watch.slow >= SLOW {
-            (watch.guard * 2).min(WIDEST)
+            (watch.guard * 2).min(WIDEST_GUARD)
         } else if watch.seen >= SAMPLE * CALM && watch.slowest < watch.guard / 8 {
             (watch.guard / 2).max(LATE_GUARD)
         } else if watch.seen >= SAMPLE * CALM {

@@ -1,6 +1,7 @@
 //! The script in Redis and the algorithm in Rust are the same: both get the same steps at the same times.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use openclaw_common::cache::Level;
 use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer, QUIET};
@@ -15,15 +16,16 @@ use super::server;
 /// The scripts as shipped, except that the time is the test's: the shipped ones get it from `now.lua`.
 const CLOCK: &str = "local now = tonumber(table.remove(ARGV))\n";
 
-struct Scripts {
+pub(super) struct Scripts {
     connection: redis::Connection,
     take: Script,
+    hold: Script,
     give_back: Script,
     pause: Script,
 }
 
 impl Scripts {
-    fn new(server: &RedisProcess) -> Self {
+    pub(super) fn new(server: &RedisProcess) -> Self {
         let script = |text: &str| Script::new(&format!("{CLOCK}{text}"));
         Self {
             connection: server::admin(server),
@@ -31,16 +33,24 @@ impl Scripts {
                 include_str!("../../../src/caches/redis/born.lua"),
                 include_str!("../../../src/caches/redis/take.lua")
             )),
+            hold: script(include_str!("../../../src/caches/redis/hold.lua")),
             give_back: script(include_str!("../../../src/caches/redis/give_back.lua")),
             pause: script(include_str!("../../../src/caches/redis/pause.lua")),
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
     }
 
-    fn take(&mut self, now: u64, levels: &[Level], run: &str, nonce: u64) -> (bool, u64, redis::Value) {
+    pub(super) fn take(
+        &mut self,
+        now: u64,
+        levels: &[Level],
+        run: &str,
+        nonce: u64,
+        late: Duration,
+    ) -> (bool, u64, redis::Value) {
         let mut call = self.take.prepare_invoke();
         call.key("born")
             .key("late")
@@ -48,7 +58,7 @@ impl Scripts {
             .arg(nonce)
             .arg(HORIZON.as_micros() as u64);
         call.arg(QUIET.as_micros() as u64)
-            .arg(LATE_GUARD.as_micros() as u64)
+            .arg(late.as_micros() as u64)
             .arg(JITTER.as_micros() as u64);
         call.arg(LATE_GUARD.as_micros() as u64);
         for level in levels {
@@ -58,7 +68,7 @@ impl Scripts {
         call.arg(now).invoke(&mut self.connection).unwrap()
     }
 
-    fn give_back(&mut self, now: u64, levels: &[Level], member: &str) {
+    pub(super) fn give_back(&mut self, now: u64, levels: &[Level], member: &str) {
         let mut call = self.give_back.prepare_invoke();
         for level in levels {
             call.key(log(level));
@@ -67,7 +77,19 @@ impl Scripts {
         call.invoke::<i64>(&mut self.connection).unwrap();
     }
 
-    fn pause(&mut self, now: u64, key: &str, pause: u64) {
+    pub(super) fn hold(&mut self, now: u64, levels: &[Level], member: &str) {
+        let mut call = self.hold.prepare_invoke();
+        call.key("late");
+        for level in levels {
+            call.key(log(level));
+        }
+        call.arg(member)
+            .arg(LATE_GUARD.as_micros() as u64)
+            .arg(JITTER.as_micros() as u64);
+        call.arg(now).invoke::<i64>(&mut self.connection).unwrap();
+    }
+
+    pub(super) fn pause(&mut self, now: u64, key: &str, pause: u64) {
         let mut call = self.pause.prepare_invoke();
         call.key(format!("{key}:pause")).arg(pause).arg(now);
         call.invoke::<i64>(&mut self.connection).unwrap();
@@ -83,6 +105,7 @@ enum Step {
     Pass(u64),
     Take { first: usize, second: usize, times: u32 },
     GiveBack(usize),
+    Hold(usize),
     Pause { level: usize, pause: u64 },
 }
 
@@ -91,6 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..700_000u64).prop_map(Step::Pass),
         6 => (0..5usize, 0..5usize, 1..30u32).prop_map(|(first, second, times)| Step::Take { first, second, times }),
         1 => any::<usize>().prop_map(Step::GiveBack),
+        2 => any::<usize>().prop_map(Step::Hold),
         1 => (0..5usize, 0..1_500_000u64).prop_map(|(level, pause)| Step::Pause { level, pause }),
     ]
 }
@@ -119,7 +143,7 @@ async fn the_script_and_the_board_give_the_same_answers() {
             // Of the order of a real server's clock, so that the numbers have as many digits.
             let mut now = 1_800_000_000_000_000u64;
             let mut board = Board::new(now);
-            scripts.take(now, &all[..1], "run", 0);
+            scripts.take(now, &all[..1], "run", 0, LATE_GUARD);
             let mut held: Vec<(Vec<Level>, u64, u64, String)> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
@@ -128,7 +152,7 @@ async fn the_script_and_the_board_give_the_same_answers() {
                         let levels = [all[first].clone(), all[second].clone()];
                         for time in 0..times {
                             let nonce = (number as u64) * 1_000 + u64::from(time) + 1;
-                            let (granted, wait, rest) = scripts.take(now, &levels, "run", nonce);
+                            let (granted, wait, rest) = scripts.take(now, &levels, "run", nonce, LATE_GUARD);
                             match board.take(now, &levels, HORIZON) {
                                 Offer::Slot { at, id } => {
                                     prop_assert!(
@@ -152,7 +176,15 @@ async fn the_script_and_the_board_give_the_same_answers() {
                         board.give_back(now, &levels, at, id);
                         scripts.give_back(now, &levels, &member);
                     }
-                    Step::GiveBack(_) => {}
+                    // Answered: the slot counts from then on. Once it no longer counts it is gone here and there, sooner or later.
+                    Step::Hold(which) if !held.is_empty() => {
+                        let (levels, at, id, member) = held.swap_remove(which % held.len());
+                        if (at..at + 1_000_000).contains(&now) {
+                            board.hold(now, &levels, at, id);
+                            scripts.hold(now, &levels, &member);
+                        }
+                    }
+                    Step::GiveBack(_) | Step::Hold(_) => {}
                     Step::Pause { level, pause } => {
                         board.pause(&all[level].key, now + pause);
                         scripts.pause(now, &all[level].key, pause);
@@ -170,14 +202,14 @@ async fn another_server_process_is_silent_first() {
     let mut scripts = Scripts::new(&server);
     let levels = [level("b:1", 5, 1)];
     let now = 1_800_000_000_000_000u64;
-    assert!(!scripts.take(now, &levels, "one", 1).0);
-    assert!(scripts.take(now + 1_500_000, &levels, "one", 2).0);
-    let (granted, wait, _) = scripts.take(now + 1_500_000, &levels, "two", 3);
+    assert!(!scripts.take(now, &levels, "one", 1, LATE_GUARD).0);
+    assert!(scripts.take(now + 1_700_000, &levels, "one", 2, LATE_GUARD).0);
+    let (granted, wait, _) = scripts.take(now + 1_700_000, &levels, "two", 3, LATE_GUARD);
     assert!(
         !granted && wait > QUIET.as_micros() as u64,
         "granted {granted}, wait {wait}"
     );
-    assert!(scripts.take(now + 3_000_000, &levels, "two", 4).0);
+    assert!(scripts.take(now + 3_400_000, &levels, "two", 4, LATE_GUARD).0);
 }
 
 #[tokio::test]
@@ -188,16 +220,16 @@ async fn a_clock_that_is_set_back_costs_a_quiet_time_and_not_the_difference() {
         scripts.flush();
         let levels = [level("b:1", count, 1)];
         let now = 1_800_000_000_000_000u64;
-        scripts.take(now, &levels, "run", 0);
+        scripts.take(now, &levels, "run", 0, LATE_GUARD);
         for nonce in 0..u64::from(count) {
-            assert!(scripts.take(now + 7_200_000_000, &levels, "run", nonce).0);
+            assert!(scripts.take(now + 7_200_000_000, &levels, "run", nonce, LATE_GUARD).0);
         }
         let back = now + 3_600_000_000;
-        let (granted, wait, _) = scripts.take(back, &levels, "run", 100);
+        let (granted, wait, _) = scripts.take(back, &levels, "run", 100, LATE_GUARD);
         assert!(
             !granted && wait > 1_000_000 && wait < 2_000_000,
             "granted {granted}, wait {wait}"
         );
-        assert!(scripts.take(back + 1_500_000, &levels, "run", 101).0);
+        assert!(scripts.take(back + 1_700_000, &levels, "run", 101, LATE_GUARD).0);
     }
 }
