@@ -25,6 +25,7 @@ on_both_backends!(
     a_budget_is_given_up_in_order_and_nothing_is_lost,
     a_chat_that_refuses_is_paused_longer_each_time_and_no_other_is,
     replies_in_a_one_to_one_chat_keep_the_persons_limit,
+    a_429_pauses_its_app_and_no_other_of_the_account,
 );
 
 /// Sends that reached the platform.
@@ -327,4 +328,46 @@ async fn replies_in_a_one_to_one_chat_keep_the_persons_limit(kind: Kind) {
     world.judge(&pusher, &quotas);
     assert_eq!(calls(&world), 40, "the platform refused some");
     world.finished(40).await;
+}
+
+async fn a_429_pauses_its_app_and_no_other_of_the_account(kind: Kind) {
+    let shared = "quota: { bot: 40/s, chat: off, user: off, account: { name: team-a, limit: 80/s } }\n";
+    let world = World::new(kind, 2, shared).await;
+    let processes = world.start(1).await;
+    let limited = world.bots[0].credentials.app_id.clone();
+    let scope = Scope {
+        app: Some(limited.clone()),
+        times: Some(1),
+        ..Scope::default()
+    };
+    let reset = Duration::from_secs(3);
+    world.sim.fault(scope, Fault::rate_limited(reset)).unwrap();
+    world.sim.set_limits(Limits::off());
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    pusher.open_loop(100.0, world.workload(4).take(80)).await;
+    world.answered(&pusher).await;
+    let (refused, own, others) = world.sim.ledger(|ledger| {
+        let calls = || ledger.calls().filter(|call| call.api != Api::Token);
+        let refused = calls()
+            .find(|call| call.fault.is_some())
+            .map(|call| call.at_us)
+            .unwrap();
+        let after = |app: bool| {
+            let of_app = calls().filter(|call| (call.app == limited) == app);
+            of_app
+                .map(|call| call.at_us.saturating_sub(refused) / 1000)
+                .collect::<Vec<_>>()
+        };
+        (refused, after(true), after(false))
+    });
+    // What was on the wire beside the refused one may still arrive.
+    let early = own.iter().filter(|after| (200..2900).contains(*after)).count();
+    assert_eq!(
+        early, 0,
+        "the limited app sent within its pause, from {refused} on: {own:?}"
+    );
+    let latest = others.iter().max().unwrap();
+    assert!(*latest < 2900, "the account's other bot waited, too: {others:?}");
+    world.judge(&pusher, &unhurried());
+    world.finished(80).await;
 }
