@@ -111,6 +111,7 @@ async fn compare(engine: &Engine, second: &Envelope, receipt: Receipt) {
                 error,
             };
             archive::bury(engine, burial, receipt).await;
+            tracing::warn!(event = %second.key, "a second send under one key is kept and not sent");
         }
         // Left unacknowledged: the broker keeps it.
         Err(error) => tracing::error!(event = %second.key, error, "a second send under one key cannot be kept"),

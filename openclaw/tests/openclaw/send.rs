@@ -128,7 +128,7 @@ async fn a_conflict_that_ingest_has_forgotten_is_a_dead_letter_and_never_sent(ki
     caller.send(&text(("bot", "bot0"), "oc_1", "last")).await;
     becomes_visible(&world, "last").await;
     assert_eq!(visible(&world), ["first", "last"]);
-    let said = |process: &Process| process.log().contains("class=\"idempotency_conflict\"");
+    let said = |process: &Process| process.log().contains("a second send under one key is kept");
     eventually("the log names the conflict", PATIENCE, async || {
         processes.iter().any(said)
     })
