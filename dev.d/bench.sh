@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# [speed | quota] [ARGUMENTS]: measures it on real processes and servers, beside its yardsticks; writes docs/ and target/bench
+# [speed [NAMES] | quota] [ARGUMENTS]: measures it on real processes and servers, beside its yardsticks; writes docs/
+#
+# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery; all without names.
 # shellcheck shell=bash
 
 # shellcheck source=dev.d/services.sh
@@ -11,7 +13,26 @@ main() {
         what=$1
         shift
     fi
+    if [[ $what == speed ]]; then
+        local python
+        python=$(baseline_python) || exit 1
+        set -- --python "$python" "$@"
+    fi
     bench "$what" "$@"
+}
+
+# The Python that the yardstick in loadtest/baseline runs on: a venv of its own for each set of requirements.
+baseline_python() {
+    local requirements=loadtest/baseline/requirements.txt venv
+    venv=$TOOLS/baseline-$(sha256sum $requirements | cut -c 1-12)
+    if [[ ! -x $venv/bin/uvicorn ]]; then
+        have python3 || install_packages python3 python3-venv
+        say "installing the Python baseline from PyPI"
+        rm -rf "$venv"
+        { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet -r $requirements; } >&2 ||
+            { rm -rf "$venv"; die "could not install the Python baseline"; }
+    fi
+    echo "$venv/bin/python"
 }
 
 # bench SUBCOMMAND [ARGUMENTS]: builds what ships and the harness, starts the servers, and runs it.

@@ -46,11 +46,11 @@ main() {
 
 # Each bot an app of its own, quotas off: the simulator counts, ingest and worker run free.
 smoke_config() {
-    local feishu=$1 node=$2 metrics=$3 bot
+    local feishu=$1 node=$2 metrics=$3 backend=${4:-'embedded: { data_dir: ./data }'} bot
     mkdir -p "$WORK/config"
     cat >"$WORK/config/config.yaml" <<END
 server: { host: 127.0.0.1, port: $node }
-backend: { embedded: { data_dir: ./data } }
+backend: { $backend }
 quota: { bot: "off", chat: "off", user: "off", card: "off", app: "off" }
 handler: { kind: echo }
 feishu: { base_url: "http://127.0.0.1:$feishu" }

@@ -8,15 +8,24 @@
 //! | `soak` | kills and restarts under load: lost, doubled, over quota, out of order |
 //! | `quota` | the send limits: violations and use, beside simpler algorithms |
 //! | `speed` | rates and latencies beside their yardsticks |
-//! | `report`, `machine` | figures beside their goals, and where they are from |
+//! | `load` | the load driver |
+//! | `yardstick` | what the product is measured against |
+//! | `topology` | the product's queues, as measurements use them |
+//! | `report` | goals, figures and the tables under docs/ |
+//! | `machine` | where the figures are from |
+//! | `usage` | what a process has used of it |
 //! | `plot` | draws them |
 
+mod load;
 mod machine;
 mod plot;
 mod quota;
 mod report;
 mod soak;
 mod speed;
+mod topology;
+mod usage;
+mod yardstick;
 
 use std::process::ExitCode;
 
@@ -40,6 +49,9 @@ enum Command {
     Quota(quota::Quota),
     /// Rates and latencies beside their yardsticks
     Speed(speed::Speed),
+    /// A yardstick's process
+    #[command(hide = true)]
+    Yardstick(yardstick::Yardstick),
 }
 
 /// 0: every goal was reached. 1: one was not, and the report says which.
@@ -51,6 +63,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Soak(soak) => soak.run().await?,
         Command::Quota(quota) => quota.run().await?,
         Command::Speed(speed) => speed.run().await?,
+        Command::Yardstick(yardstick) => yardstick.run().await?,
     };
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -153,6 +153,11 @@ impl Process {
         format!("http://{}", self.address)
     }
 
+    /// The process's id, for who measures it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and the body is cleared away.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -1,6 +1,5 @@
 //! A whole world for one test: configuration folder, servers of its own, a simulated Feishu, and the judge.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -86,6 +85,19 @@ impl Shared {
     fn by_way(url: &str, way: &Proxy) -> String {
         url.replace(&address(url).to_string(), &way.address().to_string())
     }
+
+    /// The `backend` section; `direct`: past the proxies, for what is measured.
+    fn section(&self, direct: bool) -> String {
+        let url = |url: &str, way: &Proxy| {
+            if direct { url.to_owned() } else { Self::by_way(url, way) }
+        };
+        format!(
+            "backend:\n  distributed:\n    amqp_url: \"{}\"\n    redis_url: \"{}\"\n    database_url: \"{}\"\n",
+            url(self.rabbitmq.amqp_url(), &self.ways.amqp),
+            url(&self.redis.url(), &self.ways.redis),
+            url(self.database.url(), &self.ways.database)
+        )
+    }
 }
 
 fn address(url: &str) -> SocketAddr {
@@ -132,9 +144,22 @@ impl World {
     }
 
     async fn on(shared: Option<Shared>, bots: usize, extra: &str) -> Self {
+        Self::built(shared, bots, extra, false, &Options::default()).await
+    }
+
+    /// For measuring: the processes reach their servers without a proxy between, and the platform is as `options` say.
+    pub async fn direct(kind: Kind, bots: usize, extra: &str, options: &Options) -> Self {
+        let shared = match kind {
+            Kind::Embedded => None,
+            Kind::Distributed => Some(Shared::new(None, None).await),
+        };
+        Self::built(shared, bots, extra, true, options).await
+    }
+
+    async fn built(shared: Option<Shared>, bots: usize, extra: &str, direct: bool, options: &Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let feishu = listener.local_addr().unwrap();
-        let (sim, stop) = (Sim::new(&Options::default()), CancellationToken::new());
+        let (sim, stop) = (Sim::new(options), CancellationToken::new());
         tokio::spawn(openclaw_sim::run(sim.clone(), listener, stop.clone()));
         let mut world = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -145,7 +170,7 @@ impl World {
             _stop: stop.clone().drop_guard(),
             stop,
         };
-        world.write("config.yaml", &world.node(extra));
+        world.write("config.yaml", &world.node(extra, direct));
         for number in 0..bots {
             let recipient = world.add_bot(&format!("bot{number}"));
             world.bots.push(recipient);
@@ -159,22 +184,13 @@ impl World {
         world
     }
 
-    fn node(&self, extra: &str) -> String {
-        let mut node = format!(
-            "server: {{ host: 127.0.0.1 }}\nfeishu: {{ base_url: \"http://{}\" }}\nhandler: {{ kind: echo }}\n",
-            self.feishu
-        );
-        if let Some(shared) = &self.shared {
-            write!(
-                node,
-                "backend:\n  distributed:\n    amqp_url: \"{}\"\n    redis_url: \"{}\"\n    database_url: \"{}\"\n",
-                Shared::by_way(shared.rabbitmq.amqp_url(), &shared.ways.amqp),
-                Shared::by_way(&shared.redis.url(), &shared.ways.redis),
-                Shared::by_way(shared.database.url(), &shared.ways.database)
-            )
-            .unwrap();
-        }
-        node + extra
+    fn node(&self, extra: &str, direct: bool) -> String {
+        let backend = self.shared.as_ref().map(|shared| shared.section(direct));
+        format!(
+            "server: {{ host: 127.0.0.1 }}\nfeishu: {{ base_url: \"http://{}\" }}\nhandler: {{ kind: echo }}\n{}{extra}",
+            self.feishu,
+            backend.unwrap_or_default()
+        )
     }
 
     /// Writes the bot's folder.

@@ -1,0 +1,131 @@
+//! Accepting and draining at once: as much is accepted as is finished, with a bounded backlog between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use tokio::time::sleep;
+use world::{Kind, Process, World};
+
+use super::{BOTS, Speed, UNBOUND, accept, answered};
+use crate::load::{Batch, Load, Pace, Shape};
+use crate::report::{Report, Row, median, short, whole};
+use crate::usage::Usage;
+
+/// Accepted and not finished, at most: half a second's worth or so, so that neither side runs ahead.
+const BACKLOG: u64 = 4_000;
+
+/// Above what one turn can use up.
+const EVENTS_A_SECOND: u64 = 15_000;
+
+/// The backlog fills, connections and plans are made.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+const STUCK: Duration = Duration::from_secs(20);
+
+pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Result<()> {
+    let world = super::world(Kind::Distributed, BOTS, UNBOUND).await;
+    let processes = world.start(1).await;
+    let found = turns(speed, &world, &processes).await?;
+    report.add(found.row("both at once: accepted and drained", 3_500.0));
+    Ok(())
+}
+
+/// What the turns of a whole pipeline gave.
+pub(super) struct Found {
+    rates: Vec<f64>,
+    p99s: Vec<f64>,
+    /// Microseconds of processor an event, by role.
+    costs: Vec<(String, f64)>,
+}
+
+impl Found {
+    pub(super) fn row(&self, what: &str, goal: f64) -> Row {
+        let costs: Vec<String> = self
+            .costs
+            .iter()
+            .map(|(role, cost)| format!("{role} {} µs", short(*cost)))
+            .collect();
+        let beside = format!(
+            "backlog at most {}; accept p99 {} ms; processor an event: {}",
+            whole(BACKLOG as f64),
+            short(median(&self.p99s)),
+            costs.join(", ")
+        );
+        Row::rate(what, median(&self.rates), beside, goal)
+    }
+}
+
+/// Pushes to the first of the processes, as fast as events are finished.
+pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -> anyhow::Result<Found> {
+    let used = || {
+        processes
+            .iter()
+            .map(|process| Ok(Usage::of(process.id())?.cpu))
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
+    let first = processes.first().ok_or_else(|| anyhow::anyhow!("no processes"))?;
+    let (mut rates, mut p99s, used_before, answered_before) = (Vec::new(), Vec::new(), used()?, answered(world));
+    for _ in 0..speed.pairs {
+        let events = usize::try_from(EVENTS_A_SECOND * (speed.seconds + 2))?;
+        let batch = Batch::new(&world.bots, Shape::default(), events).await?;
+        let before = answered(world);
+        let sim = world.sim.clone();
+        let finished = move || sim.ledger(|ledger| ledger.totals().replied) - before;
+        let load = Load {
+            target: first.address,
+            connections: accept::CONNECTIONS,
+            pace: Pace::Behind(BACKLOG, Arc::new(finished)),
+            warm_up: WARM_UP,
+            lasting: speed.lasting(),
+        };
+        let (tally, drained) = tokio::join!(load.run(batch), rate(speed, world));
+        let tally = tally?;
+        tally.all_accepted("ingest")?;
+        // The slower of the two sides.
+        rates.push(drained.min(tally.rate()));
+        p99s.push(tally.latency_ms(0.99));
+        settle(world, before + tally.accepted_in_all).await?;
+    }
+    let events = (answered(world) - answered_before) as f64;
+    let costs = processes.iter().zip(used()?.into_iter().zip(used_before));
+    let costs =
+        costs.map(|(process, (after, before))| (process.role.clone(), (after - before).as_secs_f64() * 1e6 / events));
+    Ok(Found {
+        rates,
+        p99s,
+        costs: costs.collect(),
+    })
+}
+
+/// Answers a second at the platform, over the same time that the load is counted.
+async fn rate(speed: &Speed, world: &World) -> f64 {
+    sleep(WARM_UP).await;
+    let begun = (answered(world), std::time::Instant::now());
+    sleep(speed.lasting()).await;
+    (answered(world) - begun.0) as f64 / begun.1.elapsed().as_secs_f64()
+}
+
+/// Everything that was accepted has been answered, once.
+async fn settle(world: &World, owed: u64) -> anyhow::Result<()> {
+    let mut last = (answered(world), std::time::Instant::now());
+    while last.0 < owed {
+        sleep(Duration::from_millis(10)).await;
+        let now = answered(world);
+        if now > last.0 {
+            last = (now, std::time::Instant::now());
+        }
+        ensure!(
+            last.1.elapsed() < STUCK,
+            "{now} of {owed} answered, and no more are coming"
+        );
+    }
+    let extra = world.sim.ledger(|ledger| ledger.totals().extra_replies);
+    ensure!(
+        last.0 == owed && extra == 0,
+        "{} answered of {owed}, {extra} of them twice",
+        last.0
+    );
+    world.finished(owed).await;
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! What a process has used so far: processor time and memory, from /proc.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// The kernel counts processor time in hundredths of a second on every platform that Rust's Linux targets name.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A look at a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// Processor time, user and system.
+    pub(crate) cpu: Duration,
+    /// The most resident bytes so far.
+    pub(crate) peak: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(process: u32) -> anyhow::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The second field is the name in brackets, which may hold anything: fields are counted behind it.
+        let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+        let ticks =
+            |index: usize| -> anyhow::Result<u32> { Ok(fields.get(index).context("a field is missing")?.parse()?) };
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let bytes = |name: &str| -> anyhow::Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line
+                .and_then(|line| line.split_whitespace().next())
+                .context("a field is missing")?;
+            Ok(kib.parse::<u64>()? * 1_024)
+        };
+        Ok(Self {
+            cpu: TICK * (ticks(11)? + ticks(12)?),
+            peak: bytes("VmHWM:")?,
+        })
+    }
+}
+
+/// Bytes as MiB.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "what cannot go on is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_something() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.peak > 100_000, "{usage:?}");
+    }
+}
