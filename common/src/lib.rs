@@ -14,6 +14,7 @@
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
 //! | [`replay`] | replaying dead letters with care |
+//! | [`priority`] | who goes first when a bot cannot send everything at once |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`budget`] | the monthly calls of a tenant: months, thresholds, forecast |
 //! | [`backend`] | the one `match` that chooses the backends |
@@ -43,6 +44,7 @@ pub mod envelope;
 pub mod fail_point;
 pub mod health;
 pub mod pool;
+pub mod priority;
 pub mod queue;
 pub mod queues;
 pub mod quota;

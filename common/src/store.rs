@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
+use crate::priority::Priority;
 
 mod tenants;
 
@@ -55,19 +56,26 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError>;
 
-    /// Takes up waiting rows of `bot` whose time has come, in order of position: at most `limit`, at most `per_chat` of
-    /// one chat, none of the chats in `full`, and none behind an earlier holding row of its chat that is not due.
+    /// Takes up waiting rows of `bot` whose time has come, as many as there is `room` for, none behind an earlier holding
+    /// row of its chat that is not due. Chats come by their most urgent due row, then by how long that has been due; of a
+    /// chat its first rows by position come, whatever their priority, so that its order holds and an answer pulls along
+    /// what stands before it. Only replays come after all else of their chat. The rows are given in order of position.
     ///
     /// # Errors
     /// When the database cannot answer. Rows may have been taken up all the same; [`Store::unfinished`] finds them.
-    async fn take_due(&self, bot: &BotId, full: &[Arc<str>], per_chat: u32, limit: u32)
-    -> Result<Vec<Row>, StoreError>;
+    async fn take_due(&self, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError>;
 
     /// When the next waiting row of each of `bots` is due, from now; bots with none are left out.
     ///
     /// # Errors
     /// When the database cannot answer.
     async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError>;
+
+    /// How many rows of each of `bots` wait, counted up to [`WAITING_COUNTED`]; bots with none are left out.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn waiting(&self, bots: &[BotId]) -> Result<HashMap<BotId, u64>, StoreError>;
 
     /// Rows that wait for more than `overdue` past their time: the sweeper's safety net, normally empty.
     ///
@@ -186,6 +194,9 @@ pub trait Store: Send + Sync + 'static {
 
 /// Rows that [`Store::unfinished`] takes up at once: a bot with any number of them must not outlast a statement's time.
 pub const UNFINISHED_PAGE: usize = 500;
+
+/// [`Store::waiting`] counts no further: a number for a graph must not cost a walk over millions of rows.
+pub const WAITING_COUNTED: u32 = 100_000;
 
 /// Why the Store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -337,6 +348,14 @@ pub struct Row {
     pub actions: Vec<ActionRow>,
 }
 
+impl Row {
+    /// How urgent it is.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        Priority::of(&self.envelope, self.replay_generation)
+    }
+}
+
 /// One action of a planned event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionRow {
@@ -464,13 +483,35 @@ pub struct ActionOutcome {
     pub tries: u32,
 }
 
+/// How much [`Store::take_due`] may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    /// Chats that have no room.
+    pub full: &'a [Arc<str>],
+    /// Rows of one chat.
+    pub per_chat: u32,
+    /// Rows of chats in which an answer is due.
+    pub answers: u32,
+    /// Rows of all other chats: notifications and replays.
+    pub others: u32,
+}
+
+/// Rows in the Store that later events of their chat wait behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// How many.
+    pub rows: u64,
+    /// The most urgent one's priority.
+    pub priority: Priority,
+}
+
 /// What a worker finds when it begins to serve a bot.
 #[derive(Clone, Debug, Default)]
 pub struct Unfinished {
     /// Taken up, by position.
     pub rows: Vec<Row>,
-    /// Chats with waiting rows that later events wait behind, and how many.
-    pub held: HashMap<Arc<str>, u64>,
+    /// Chats with waiting rows that later events wait behind.
+    pub held: HashMap<Arc<str>, Behind>,
 }
 
 /// A death outside the worker's pipeline.

@@ -13,9 +13,10 @@ use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
+use openclaw_common::priority::Priority;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
-use openclaw_common::quota;
-use openclaw_common::store::{Arrival, Begun, Intent, UNFINISHED_PAGE};
+use openclaw_common::quota::{self, Urgency};
+use openclaw_common::store::{Arrival, Begun, Intent, Room, UNFINISHED_PAGE};
 use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
-use crate::lanes::{Lanes, REFILL};
+use crate::lanes::{Lanes, REFILL, Started};
 use crate::levels;
 use crate::order;
 use crate::process::{End, Run, Work};
@@ -86,6 +87,8 @@ pub(crate) struct Attachment {
     /// Chats with events on their way from memory into the waiting room.
     evicting: HashMap<Arc<str>, usize>,
     prefetch: usize,
+    /// The waiting room may hold more of what no person waits for than memory had room for: new ones go behind it.
+    crowded: bool,
 }
 
 /// This attachment's part of the process's lane gauge.
@@ -135,6 +138,7 @@ impl Attachment {
             giving_back: None,
             evicting: HashMap::new(),
             prefetch: usize::from(prefetch),
+            crowded: false,
             unsure: false,
             looked: Instant::now(),
             broken: false,
@@ -203,6 +207,7 @@ impl Attachment {
                 self.refill().await;
             }
             self.gauge.set(self.lanes.len());
+            runner.status.set_holds(!self.held.is_empty());
         }
     }
 
@@ -304,7 +309,10 @@ impl Attachment {
             self.held.insert(envelope.key.clone(), Vec::new());
             // When half of what may be out is held, a chat gets little of the rest: slow chats must not hold it all.
             let tight = self.held.len() * 2 > self.prefetch;
-            let intent = self.lanes.reserve(&envelope.chat, tight);
+            let priority = Priority::of(&envelope, 0);
+            let room = priority == Priority::Answer || !self.crowded && self.unasked_room() > 0;
+            self.crowded |= !room;
+            let intent = self.lanes.reserve(&envelope.chat, priority, tight, room);
             arrivals.push(Arrival { envelope, intent });
             receipts.push(delivery.receipt);
         }
@@ -327,7 +335,7 @@ impl Attachment {
             }
             Err(CommitError::Refused(error)) => {
                 for (arrival, receipt) in arrivals.into_iter().zip(receipts) {
-                    self.lanes.cancel(&arrival.envelope.chat, arrival.intent);
+                    self.cancel(&arrival);
                     self.held.remove(&arrival.envelope.key);
                     archive::bury_refused(&self.engine, arrival.envelope, &error, receipt).await;
                 }
@@ -336,32 +344,35 @@ impl Attachment {
         };
         fail_point("T1", "");
         for ((arrival, receipt), begun) in arrivals.into_iter().zip(receipts).zip(begun) {
-            let envelope = arrival.envelope;
+            let envelope = &arrival.envelope;
             match begun {
                 Begun::Taken(row) => {
                     let started = row.new && arrival.intent == Intent::Start;
-                    self.lanes.cancel(&envelope.chat, arrival.intent);
+                    self.cancel(&arrival);
                     if !row.new && row.envelope.chat != envelope.chat {
                         tracing::warn!(event = %envelope.key, "a copy names another chat: the first one counts");
                     }
                     let mut receipt = Some(receipt);
                     if !row.new
-                        && order::is_order(&envelope)
-                        && !order::is_same(&self.engine, &row.envelope, &envelope)
+                        && order::is_order(envelope)
+                        && !order::is_same(&self.engine, &row.envelope, envelope)
                         && let Some(receipt) = receipt.take()
                     {
-                        order::settle(&self.engine, envelope, receipt);
+                        order::settle(&self.engine, envelope.clone(), receipt);
                     }
                     self.enter(Work { row, receipt, started });
                 }
                 Begun::Settled { parked } => {
-                    if !(parked && arrival.intent == Intent::Park) {
-                        self.lanes.cancel(&envelope.chat, arrival.intent);
+                    if parked && arrival.intent == Intent::Park {
+                        // An answer behind a few notifications calls for them, and itself.
+                        self.refill |= self.wants_refill(&envelope.chat);
+                    } else {
+                        self.cancel(&arrival);
                         // Or it is our own parking, repeated after its answer was lost.
                         self.unsure |= arrival.intent == Intent::Park;
                         self.release(&envelope.key);
-                        if order::is_order(&envelope) {
-                            order::settle(&self.engine, envelope, receipt);
+                        if order::is_order(envelope) {
+                            order::settle(&self.engine, envelope.clone(), receipt);
                             continue;
                         }
                         telemetry::DUPLICATES_DROPPED.add(1);
@@ -373,6 +384,26 @@ impl Attachment {
         }
     }
 
+    fn cancel(&mut self, arrival: &Arrival) {
+        let priority = Priority::of(&arrival.envelope, 0);
+        self.lanes.cancel(&arrival.envelope.chat, priority, arrival.intent);
+    }
+
+    /// How many more events that no person waits for may be in memory: two seconds' worth of the bot's quota in all.
+    fn unasked_room(&self) -> usize {
+        (self.prefetch / 2).saturating_sub(self.lanes.unasked())
+    }
+
+    /// Whether it is worth while to look for them: half of their places are free.
+    fn has_unasked_room(&self) -> bool {
+        self.unasked_room() * 4 >= self.prefetch
+    }
+
+    fn wants_refill(&self, chat: &str) -> bool {
+        let room = self.has_unasked_room();
+        (room && self.crowded) || self.lanes.wants_refill(chat, room)
+    }
+
     fn enter(&mut self, work: Work) {
         let chat = work.row.envelope.chat.clone();
         self.hold(work);
@@ -382,20 +413,21 @@ impl Attachment {
     fn hold(&mut self, work: Work) {
         self.held.entry(work.row.envelope.key.clone()).or_default();
         let chat = work.row.envelope.chat.clone();
-        self.lanes.enter(&chat, work.row.position, work);
+        let (position, priority) = (work.row.position, work.row.priority());
+        self.lanes.enter(&chat, position, priority, work);
     }
 
     fn start_next(&mut self, chat: &Arc<str>) {
         if self.stop.is_cancelled() {
             return;
         }
-        if let Some(work) = self.lanes.next(chat) {
-            self.spawn(chat.clone(), work, false);
+        if let Some(Started { event, urgency }) = self.lanes.next(chat) {
+            self.spawn(chat.clone(), event, urgency, false);
         }
     }
 
     /// Runs an event in a task of its own; its panic ends this attachment, not the process.
-    fn spawn(&mut self, chat: Arc<str>, mut work: Work, park: bool) {
+    fn spawn(&mut self, chat: Arc<str>, mut work: Work, urgency: Urgency, park: bool) {
         let run = Run {
             engine: self.engine.clone(),
             bot: self.current_bot(),
@@ -404,6 +436,7 @@ impl Attachment {
             quarantine: self.quarantine.clone(),
             stop: self.stop.clone(),
             freezes: self.freezes,
+            urgency,
         };
         let ended = self.ended.clone();
         self.running += 1;
@@ -464,7 +497,7 @@ impl Attachment {
             End::Waiting { hold } => {
                 self.release(&key);
                 if hold && !parked {
-                    self.lanes.behind(&chat, 1);
+                    self.lanes.behind(&chat, 1, work.row.priority());
                     self.evict(&chat);
                 }
             }
@@ -476,20 +509,19 @@ impl Attachment {
             self.lanes.ended(&chat);
         }
         self.start_next(&chat);
-        self.refill |= self.lanes.wants_refill(&chat);
+        self.refill |= self.wants_refill(&chat);
     }
 
-    /// What stands in memory behind an event that waits must not pass it: it goes behind it in the Store. Counted at once, so
-    /// that nothing passes while the commits are on their way.
+    /// What stands in memory behind an event that waits must not pass it: it goes behind it in the Store.
     fn evict(&mut self, chat: &Arc<str>) {
         let evicted = self.lanes.evict(chat);
         if evicted.is_empty() {
             return;
         }
-        self.lanes.behind(chat, evicted.len() as u64);
         *self.evicting.entry(chat.clone()).or_default() += evicted.len();
         for work in evicted {
-            self.spawn(chat.clone(), work, true);
+            let urgency = Urgency::new(work.row.priority());
+            self.spawn(chat.clone(), work, urgency, true);
         }
     }
 
@@ -518,7 +550,8 @@ impl Attachment {
             envelope: work.row.envelope.clone(),
             intent: Intent::Hold,
         };
-        self.lanes.place(&arrival.envelope.chat);
+        self.lanes
+            .place(&arrival.envelope.chat, Priority::of(&arrival.envelope, 0));
         self.begin(vec![arrival], vec![receipt]).await;
     }
 
@@ -536,13 +569,22 @@ impl Attachment {
         }
         let mut full = self.lanes.full();
         full.extend(self.evicting.keys().cloned());
-        match self.engine.store.take_due(&self.bot, &full, REFILL, MAX_DUE).await {
+        let answers = MAX_DUE.min(u32::try_from(MAX_HELD - self.held.len()).unwrap_or(0));
+        let room = Room {
+            full: &full,
+            per_chat: REFILL,
+            answers,
+            others: answers.min(u32::try_from(self.unasked_room()).unwrap_or(0)),
+        };
+        match self.engine.store.take_due(&self.bot, room).await {
             Ok(rows) => {
                 if !rows.is_empty() {
                     fail_point("R3", "");
                 }
                 self.refill = rows.len() >= MAX_DUE as usize;
-                let all = full.is_empty() && !self.refill;
+                // As many as there was room for: there may be more.
+                self.crowded = rows.len() >= room.others as usize;
+                let all = full.is_empty() && !self.crowded;
                 for row in rows {
                     if row.held {
                         self.lanes.came_back(&row.envelope.chat);

@@ -1,13 +1,20 @@
 //! The lanes of one bot: a chat's events, in order, one at a time.
 //!
 //! A pure structure, so that its rules can be tested without a clock or a server. Events of a lane stand by `position`,
-//! the order of first delivery. A lane holds at most [`LANE_CAP`] events; what exceeds it waits in the Store, **behind**
-//! the lane, and while anything is behind, later events of the chat go there too.
+//! the order of first delivery, whatever their priority; only replays, which have lost their place long ago, stand after
+//! all else. A lane holds at most [`LANE_CAP`] events; what exceeds it waits in the Store, **behind** the lane, and while
+//! anything is behind, later events of the chat go there too.
+//!
+//! Priority decides between chats. A lane's running event is as urgent as the most urgent one that waits for it, in memory or
+//! behind. What no person waits for gets few places in memory: the rest waits in the Store, so that a flood of notifications
+//! never stands between the queue and an answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use openclaw_common::store::Intent;
+use openclaw_common::priority::Priority;
+use openclaw_common::quota::Urgency;
+use openclaw_common::store::{Behind, Intent};
 
 /// Events of one chat in memory (`design.md` §3.6). More would only make one chat's backlog everybody's memory.
 pub(crate) const LANE_CAP: usize = 8;
@@ -18,128 +25,205 @@ const LOW_WATER: usize = 2;
 /// Rows taken from behind for one lane at once: with the low water they stay inside the cap.
 pub(crate) const REFILL: u32 = 4;
 
+/// Of nothing.
+const LEAST: Priority = Priority::Replay;
+
 /// All lanes of one bot.
 pub(crate) struct Lanes<T> {
     lanes: HashMap<Arc<str>, Lane<T>>,
+    /// Events in memory that no person waits for.
+    unasked: usize,
 }
 
 struct Lane<T> {
-    queue: BTreeMap<i64, T>,
-    running: bool,
+    queue: BTreeMap<Seat, (Priority, T)>,
+    running: Option<(Priority, Urgency)>,
     /// Announced to the Store, answer outstanding.
     reserved: usize,
     /// Rows in the Store that later events of this chat wait behind.
     behind: u64,
+    /// The most urgent of them, or more urgent.
+    behind_priority: Priority,
+}
+
+/// Where an event stands in its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    replayed: bool,
+    position: i64,
+}
+
+/// An event that may start.
+pub(crate) struct Started<T> {
+    pub(crate) event: T,
+    pub(crate) urgency: Urgency,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
         Self {
             queue: BTreeMap::new(),
-            running: false,
+            running: None,
             reserved: 0,
             behind: 0,
+            behind_priority: LEAST,
         }
     }
 }
 
 impl<T> Lane<T> {
     fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.running) + self.reserved
+        self.queue.len() + usize::from(self.running.is_some()) + self.reserved
     }
+
+    fn add_behind(&mut self, rows: u64, priority: Priority) {
+        self.behind += rows;
+        self.behind_priority = self.behind_priority.min(priority);
+        self.hurry(priority);
+    }
+
+    fn take_behind(&mut self) {
+        self.behind = self.behind.saturating_sub(1);
+        if self.behind == 0 {
+            self.behind_priority = LEAST;
+        }
+    }
+
+    fn hurry(&self, priority: Priority) {
+        if let Some((_, urgency)) = &self.running {
+            urgency.raise(priority);
+        }
+    }
+
+    /// As urgent as the most urgent event here or behind.
+    fn priority(&self) -> Priority {
+        let waiting = self.queue.values().map(|(priority, _)| *priority);
+        waiting.fold(self.behind_priority, Priority::min)
+    }
+}
+
+/// Whether a person waits for it.
+fn is_asked(priority: Priority) -> bool {
+    priority == Priority::Answer
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { lanes: HashMap::new() }
+        Self {
+            lanes: HashMap::new(),
+            unasked: 0,
+        }
     }
 }
 
 impl<T> Lanes<T> {
     /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::cancel`].
-    /// `tight`: memory is short, so the chat gets less of it.
-    pub(crate) fn reserve(&mut self, chat: &Arc<str>, tight: bool) -> Intent {
+    /// `tight`: memory is short, so the chat gets less of it. `room`: whether the bot's memory takes one more.
+    pub(crate) fn reserve(&mut self, chat: &Arc<str>, priority: Priority, tight: bool, room: bool) -> Intent {
         let cap = if tight { TIGHT_CAP } else { LANE_CAP };
         let lane = self.lanes.entry(chat.clone()).or_default();
         let intent = match lane.len() {
-            _ if lane.behind > 0 => Intent::Park,
+            _ if lane.behind > 0 || !room => Intent::Park,
             0 => Intent::Start,
             len if len < cap => Intent::Hold,
             _ => Intent::Park,
         };
         match intent {
             // Counted at once, so that the next event of the same batch goes behind it.
-            Intent::Park => lane.behind += 1,
-            Intent::Start | Intent::Hold => lane.reserved += 1,
+            Intent::Park => lane.add_behind(1, priority),
+            Intent::Start | Intent::Hold => {
+                lane.reserved += 1;
+                // Before it is entered: the running event does not wait for a commit to hurry.
+                lane.hurry(priority);
+                self.unasked += usize::from(!is_asked(priority));
+            }
         }
         intent
     }
 
     /// Keeps a place in memory whatever stands behind the lane: for an event that was in it already.
-    pub(crate) fn place(&mut self, chat: &Arc<str>) {
+    pub(crate) fn place(&mut self, chat: &Arc<str>, priority: Priority) {
         self.lanes.entry(chat.clone()).or_default().reserved += 1;
+        self.unasked += usize::from(!is_asked(priority));
     }
 
     /// Takes a reservation back: the event needs no place.
-    pub(crate) fn cancel(&mut self, chat: &Arc<str>, intent: Intent) {
+    pub(crate) fn cancel(&mut self, chat: &Arc<str>, priority: Priority, intent: Intent) {
         if let Some(lane) = self.lanes.get_mut(chat) {
             match intent {
-                Intent::Park => lane.behind = lane.behind.saturating_sub(1),
-                Intent::Start | Intent::Hold => lane.reserved = lane.reserved.saturating_sub(1),
+                Intent::Park => lane.take_behind(),
+                Intent::Start | Intent::Hold => {
+                    lane.reserved = lane.reserved.saturating_sub(1);
+                    self.leaves(priority);
+                }
             }
         }
         self.sweep(chat);
     }
 
     /// Puts an event into its lane, at its position.
-    pub(crate) fn enter(&mut self, chat: &Arc<str>, position: i64, event: T) {
-        self.lanes
-            .entry(chat.clone())
-            .or_default()
-            .queue
-            .insert(position, event);
+    pub(crate) fn enter(&mut self, chat: &Arc<str>, position: i64, priority: Priority, event: T) {
+        let lane = self.lanes.entry(chat.clone()).or_default();
+        let seat = Seat {
+            replayed: priority == Priority::Replay,
+            position,
+        };
+        lane.hurry(priority);
+        lane.queue.insert(seat, (priority, event));
+        self.unasked += usize::from(!is_asked(priority));
     }
 
     /// Starts the chat's next event, unless one runs.
-    pub(crate) fn next(&mut self, chat: &str) -> Option<T> {
+    pub(crate) fn next(&mut self, chat: &str) -> Option<Started<T>> {
         let lane = self.lanes.get_mut(chat)?;
-        if lane.running {
+        if lane.running.is_some() {
             return None;
         }
-        let (_, event) = lane.queue.pop_first()?;
-        lane.running = true;
-        Some(event)
+        let (_, (priority, event)) = lane.queue.pop_first()?;
+        let urgency = Urgency::new(priority.min(lane.priority()));
+        lane.running = Some((priority, urgency.clone()));
+        Some(Started { event, urgency })
+    }
+
+    /// Events in memory, or on their way there, that no person waits for.
+    pub(crate) fn unasked(&self) -> usize {
+        self.unasked
+    }
+
+    fn leaves(&mut self, priority: Priority) {
+        self.unasked -= usize::from(!is_asked(priority) && self.unasked > 0);
     }
 
     /// Chats whose next event could start.
     pub(crate) fn ready(&self) -> Vec<Arc<str>> {
         self.lanes
             .iter()
-            .filter(|(_, lane)| !lane.running && !lane.queue.is_empty())
+            .filter(|(_, lane)| lane.running.is_none() && !lane.queue.is_empty())
             .map(|(chat, _)| chat.clone())
             .collect()
     }
 
     /// The running event of the chat has ended.
     pub(crate) fn ended(&mut self, chat: &Arc<str>) {
-        if let Some(lane) = self.lanes.get_mut(chat) {
-            lane.running = false;
+        if let Some((priority, _)) = self.lanes.get_mut(chat).and_then(|lane| lane.running.take()) {
+            self.leaves(priority);
         }
         self.sweep(chat);
     }
 
     /// `rows` more wait in the Store behind the chat's lane.
-    pub(crate) fn behind(&mut self, chat: &Arc<str>, rows: u64) {
-        self.lanes.entry(chat.clone()).or_default().behind += rows;
+    pub(crate) fn behind(&mut self, chat: &Arc<str>, rows: u64, priority: Priority) {
+        self.lanes.entry(chat.clone()).or_default().add_behind(rows, priority);
     }
 
-    /// Sets how many rows wait behind each chat's lane; none behind the others.
-    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, u64>) {
-        for (chat, lane) in &mut self.lanes {
-            lane.behind = behind.get(chat).copied().unwrap_or(0);
+    /// Sets what waits behind each chat's lane; nothing behind the others.
+    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, Behind>) {
+        for lane in self.lanes.values_mut() {
+            (lane.behind, lane.behind_priority) = (0, LEAST);
         }
-        for (chat, rows) in behind {
-            self.lanes.entry(chat.clone()).or_default().behind = *rows;
+        for (chat, behind) in behind {
+            let lane = self.lanes.entry(chat.clone()).or_default();
+            lane.add_behind(behind.rows, behind.priority);
         }
         self.lanes.retain(|_, lane| lane.len() > 0 || lane.behind > 0);
     }
@@ -152,24 +236,32 @@ impl<T> Lanes<T> {
     /// One row has come back from behind.
     pub(crate) fn came_back(&mut self, chat: &Arc<str>) {
         if let Some(lane) = self.lanes.get_mut(chat) {
-            lane.behind = lane.behind.saturating_sub(1);
+            lane.take_behind();
         }
         self.sweep(chat);
     }
 
-    /// Empties the chat's queue: its events go behind, in strict order after one that waits.
+    /// Empties the chat's queue: its events go behind, in strict order after one that waits. Counted at once, so that nothing
+    /// passes while the commits are on their way.
     pub(crate) fn evict(&mut self, chat: &str) -> Vec<T> {
-        self.lanes
-            .get_mut(chat)
-            .map(|lane| std::mem::take(&mut lane.queue).into_values().collect())
-            .unwrap_or_default()
+        let Some(lane) = self.lanes.get_mut(chat) else {
+            return Vec::new();
+        };
+        let priority = lane.priority();
+        let evicted = std::mem::take(&mut lane.queue);
+        lane.add_behind(evicted.len() as u64, priority);
+        for (priority, _) in evicted.values() {
+            self.leaves(*priority);
+        }
+        evicted.into_values().map(|(_, event)| event).collect()
     }
 
-    /// Whether the chat's lane has rows behind it and room for them.
-    pub(crate) fn wants_refill(&self, chat: &str) -> bool {
+    /// Whether the chat's lane has rows behind it and room for them. `room`: whether memory has any for what no person waits
+    /// for.
+    pub(crate) fn wants_refill(&self, chat: &str, room: bool) -> bool {
         self.lanes
             .get(chat)
-            .is_some_and(|lane| lane.behind > 0 && lane.len() <= LOW_WATER)
+            .is_some_and(|lane| lane.behind > 0 && lane.len() <= LOW_WATER && (room || is_asked(lane.behind_priority)))
     }
 
     /// Chats whose lane has no room for [`REFILL`] more.
@@ -207,19 +299,32 @@ impl<T> Lanes<T> {
 mod tests {
     use super::*;
 
+    const ANSWER: Priority = Priority::Answer;
+    const NOTIFICATION: Priority = Priority::Notification;
+    const REPLAY: Priority = Priority::Replay;
+
     fn chat(name: &str) -> Arc<str> {
         name.into()
+    }
+
+    fn next<T>(lanes: &mut Lanes<T>, chat: &str) -> Option<T> {
+        lanes.next(chat).map(|started| started.event)
+    }
+
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    fn urgency<T>(lanes: &mut Lanes<T>, chat: &str) -> Urgency {
+        lanes.next(chat).unwrap().urgency
     }
 
     #[test]
     fn one_event_of_a_chat_runs_at_a_time_in_order_of_position() {
         let (mut lanes, a) = (Lanes::default(), chat("a"));
-        lanes.enter(&a, 7, "second");
-        lanes.enter(&a, 3, "first");
-        assert_eq!(lanes.next(&a), Some("first"));
-        assert_eq!(lanes.next(&a), None);
+        lanes.enter(&a, 7, ANSWER, "second");
+        lanes.enter(&a, 3, ANSWER, "first");
+        assert_eq!(next(&mut lanes, &a), Some("first"));
+        assert_eq!(next(&mut lanes, &a), None);
         lanes.ended(&a);
-        assert_eq!(lanes.next(&a), Some("second"));
+        assert_eq!(next(&mut lanes, &a), Some("second"));
         lanes.ended(&a);
         assert_eq!(lanes.len(), 0, "an empty lane is removed");
     }
@@ -227,19 +332,19 @@ mod tests {
     #[test]
     fn the_ninth_event_of_a_chat_waits_in_the_store_and_so_do_its_followers() {
         let (mut lanes, a) = (Lanes::<()>::default(), chat("a"));
-        assert_eq!(lanes.reserve(&a, false), Intent::Start);
+        assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Start);
         for _ in 1..LANE_CAP {
-            assert_eq!(lanes.reserve(&a, false), Intent::Hold);
+            assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Hold);
         }
-        assert_eq!(lanes.reserve(&a, false), Intent::Park);
-        lanes.cancel(&a, Intent::Hold);
+        assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Park);
+        lanes.cancel(&a, ANSWER, Intent::Hold);
         assert_eq!(
-            lanes.reserve(&a, false),
+            lanes.reserve(&a, ANSWER, false, true),
             Intent::Park,
             "there is room again, but one is behind"
         );
         assert_eq!(
-            lanes.reserve(&chat("b"), false),
+            lanes.reserve(&chat("b"), ANSWER, false, true),
             Intent::Start,
             "other chats are not concerned"
         );
@@ -248,28 +353,77 @@ mod tests {
     #[test]
     fn when_memory_is_short_a_chat_gets_two_places() {
         let (mut lanes, a) = (Lanes::<()>::default(), chat("a"));
-        assert_eq!(lanes.reserve(&a, true), Intent::Start);
-        assert_eq!(lanes.reserve(&a, true), Intent::Hold);
-        assert_eq!(lanes.reserve(&a, true), Intent::Park);
+        assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Start);
+        assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Hold);
+        assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Park);
     }
 
     #[test]
     fn a_lane_asks_for_its_rows_when_it_runs_low_and_takes_events_again_when_none_is_behind() {
         let (mut lanes, a) = (Lanes::default(), chat("a"));
-        lanes.behind(&a, 1);
-        assert!(lanes.wants_refill(&a));
+        lanes.behind(&a, 1, ANSWER);
+        assert!(lanes.wants_refill(&a, false));
         lanes.came_back(&a);
-        lanes.enter(&a, 1, ());
-        assert!(!lanes.wants_refill(&a));
-        assert_eq!(lanes.reserve(&a, false), Intent::Hold);
+        lanes.enter(&a, 1, ANSWER, ());
+        assert!(!lanes.wants_refill(&a, true));
+        assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Hold);
     }
 
     #[test]
     fn a_refill_never_exceeds_the_cap() {
         let (mut lanes, a) = (Lanes::default(), chat("a"));
         for position in 0..=(LANE_CAP as i64 - i64::from(REFILL)) {
-            lanes.enter(&a, position, ());
+            lanes.enter(&a, position, ANSWER, ());
         }
         assert_eq!(lanes.full(), vec![a]);
+    }
+
+    #[test]
+    fn a_chat_keeps_its_order_whatever_the_priorities_and_replays_come_last() {
+        let (mut lanes, a) = (Lanes::default(), chat("a"));
+        lanes.enter(&a, 1, REPLAY, "replay");
+        lanes.enter(&a, 2, NOTIFICATION, "notification");
+        lanes.enter(&a, 3, ANSWER, "answer");
+        for event in ["notification", "answer", "replay"] {
+            assert_eq!(next(&mut lanes, &a), Some(event));
+            lanes.ended(&a);
+        }
+    }
+
+    #[test]
+    fn a_running_event_is_as_urgent_as_what_waits_for_it() {
+        let (mut lanes, a) = (Lanes::default(), chat("a"));
+        lanes.enter(&a, 1, NOTIFICATION, ());
+        let running = urgency(&mut lanes, &a);
+        assert_eq!(running.now(), NOTIFICATION);
+        assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Hold);
+        assert_eq!(running.now(), ANSWER, "as soon as the answer is known of");
+        lanes.ended(&a);
+        lanes.behind(&a, 1, ANSWER);
+        lanes.enter(&a, 2, NOTIFICATION, ());
+        let running = urgency(&mut lanes, &a);
+        assert_eq!(running.now(), ANSWER, "what waits in the Store counts too");
+        lanes.came_back(&a);
+        lanes.ended(&a);
+        lanes.enter(&a, 3, NOTIFICATION, ());
+        assert_eq!(urgency(&mut lanes, &a).now(), NOTIFICATION);
+    }
+
+    #[test]
+    fn what_no_person_waits_for_is_counted_until_it_leaves_memory() {
+        let (mut lanes, a) = (Lanes::default(), chat("a"));
+        let b = chat("b");
+        assert_eq!(lanes.reserve(&a, NOTIFICATION, false, true), Intent::Start);
+        assert_eq!(lanes.reserve(&b, ANSWER, false, true), Intent::Start);
+        assert_eq!(lanes.unasked(), 1);
+        assert_eq!(lanes.reserve(&chat("c"), NOTIFICATION, false, false), Intent::Park);
+        lanes.cancel(&a, NOTIFICATION, Intent::Start);
+        lanes.enter(&a, 1, NOTIFICATION, ());
+        lanes.enter(&a, 2, REPLAY, ());
+        assert_eq!(lanes.unasked(), 2);
+        assert!(lanes.next(&a).is_some());
+        assert_eq!(lanes.evict(&a).len(), 1);
+        lanes.ended(&a);
+        assert_eq!(lanes.unasked(), 0);
     }
 }

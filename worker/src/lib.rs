@@ -135,6 +135,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         tracker.spawn(hard_stop.clone().run_until_cancelled_owned(task))
     };
     background(Box::pin(waiting_room::poll(engine.clone(), roster.clone())));
+    background(Box::pin(waiting_room::count(engine.clone(), roster.clone())));
     background(Box::pin(waiting_room::sweep(engine.clone(), roster.clone())));
     background(Box::pin(waiting_room::purge(engine.clone())));
     background(Box::pin(gate::watch(engine.clone())));

@@ -56,6 +56,11 @@ impl Roster {
         })
     }
 
+    /// Whether this worker serves the bot and holds nothing of it.
+    pub(crate) fn is_idle(&self, bot: &BotId) -> bool {
+        self.with(|places| places.get(bot).is_some_and(|place| place.status.is_idle()))
+    }
+
     /// Tells a bot's runner something; one that is busy is told again a second later.
     pub(crate) fn tell(&self, bot: &BotId, command: Command) {
         self.with(|places| {

@@ -14,6 +14,7 @@ use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::pool::Pool;
 use openclaw_common::queue::Receipt;
+use openclaw_common::quota::Urgency;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
@@ -74,6 +75,8 @@ pub(crate) struct Run {
     pub(crate) stop: CancellationToken,
     /// [`crate::pulse::Pulse::freezes`] when the attachment began.
     pub(crate) freezes: u64,
+    /// How urgent it is; rises with what comes to wait for it in its chat.
+    pub(crate) urgency: Urgency,
 }
 
 /// Why a run cannot go on by itself.

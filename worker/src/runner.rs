@@ -37,6 +37,7 @@ pub(crate) struct Status {
     consumes: AtomicBool,
     serves: AtomicBool,
     proved: AtomicBool,
+    holds: AtomicBool,
 }
 
 impl Status {
@@ -55,6 +56,15 @@ impl Status {
         self.proved.load(Ordering::SeqCst)
     }
 
+    /// Serves the bot and has nothing of it in memory.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.serves() && !self.holds.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_holds(&self, holds: bool) {
+        self.holds.store(holds, Ordering::SeqCst);
+    }
+
     pub(crate) fn set_serves(&self, proved: bool) {
         self.serves.store(true, Ordering::SeqCst);
         self.proved.fetch_or(proved, Ordering::SeqCst);
@@ -68,6 +78,7 @@ impl Status {
         self.consumes.store(false, Ordering::SeqCst);
         self.serves.store(false, Ordering::SeqCst);
         self.proved.store(false, Ordering::SeqCst);
+        self.set_holds(false);
     }
 }
 

@@ -134,7 +134,7 @@ impl ActionRun<'_> {
             ways.push(self.levels(bot, &receiver));
         }
         let first = TURN.fetch_add(1, Ordering::Relaxed) % ways.len().max(1);
-        let reservation = match engine.quota.reserve(&ways, first, stop).await {
+        let reservation = match engine.quota.reserve(&ways, first, &self.run.urgency, stop).await {
             Ok(reservation) => reservation,
             Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
             Err(Refused::Park(wait)) => return Ok(Choice::Park(wait)),

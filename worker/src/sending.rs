@@ -271,7 +271,11 @@ impl ActionRun<'_> {
             }
             let permit = match self.sender.reserved() {
                 Some(reserved) => engine.quota.redeem(levels, reserved, &self.run.stop).await,
-                None => engine.quota.acquire(levels, &self.run.stop).await.map(Some),
+                None => engine
+                    .quota
+                    .acquire_as(levels, &self.run.urgency, &self.run.stop)
+                    .await
+                    .map(Some),
             };
             let permit = match permit {
                 Ok(Some(permit)) => permit,
@@ -284,7 +288,8 @@ impl ActionRun<'_> {
             }
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() && permit.in_time() {
-                telemetry::QUOTA_WAIT_SECONDS.record(begun.elapsed().max(permit.waited));
+                let waited = begun.elapsed().max(permit.waited);
+                telemetry::QUOTA_WAIT_SECONDS.record(self.run.bot.id.as_str(), waited);
                 return Ok(Slot::Permit(permit));
             }
         }

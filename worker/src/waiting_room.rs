@@ -1,5 +1,6 @@
 //! The loops around the waiting room: what is due, what was overlooked, what is old.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use crate::placement::Roster;
 use crate::runner::Command;
 
 const POLL: Duration = Duration::from_secs(1);
+/// Between two counts of what waits.
+const COUNT: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(30);
 /// A row this long past its time was overlooked (`reliability.md` D7).
 const OVERDUE: Duration = Duration::from_secs(5 * 60);
@@ -24,6 +27,8 @@ pub(crate) async fn poll(engine: Arc<Engine>, roster: Roster) {
     loop {
         tick.tick().await;
         telemetry::CACHE_DEGRADED.set(if engine.quota.is_degraded() { 1.0 } else { 0.0 });
+        #[expect(clippy::cast_precision_loss, reason = "a count of senders")]
+        telemetry::QUOTA_WAITING.set(engine.quota.waiting() as f64);
         let ready = engine.store.ready().await;
         engine.commits.heard(ready.clone());
         let served = roster.served();
@@ -43,16 +48,38 @@ pub(crate) async fn poll(engine: Arc<Engine>, roster: Roster) {
     }
 }
 
-/// The safety net: rows long past their time. In normal operation there are none.
+/// Every ten seconds: how much waits for the bots that this worker serves?
+pub(crate) async fn count(engine: Arc<Engine>, roster: Roster) {
+    let mut shown = HashSet::new();
+    loop {
+        tokio::time::sleep(COUNT).await;
+        let served: HashSet<_> = roster.served().into_iter().collect();
+        let asked: Vec<_> = served.iter().cloned().collect();
+        match engine.store.waiting(&asked).await {
+            Ok(waiting) => {
+                // Who was served before is another worker's to count.
+                for bot in served.union(&shown) {
+                    let rows = waiting.get(bot).copied().unwrap_or(0);
+                    #[expect(clippy::cast_precision_loss, reason = "a count of rows")]
+                    telemetry::WAITING_EVENTS.set(bot.as_str(), rows as f64);
+                }
+                shown = served;
+            }
+            Err(error) => tracing::warn!(%error, "cannot count what waits"),
+        }
+    }
+}
+
+/// The safety net: rows long past their time although their bot's worker has nothing else to do. In normal operation there
+/// are none; a bot at its quota has them, and they are its backlog.
 pub(crate) async fn sweep(engine: Arc<Engine>, roster: Roster) {
     loop {
         tokio::time::sleep(SWEEP).await;
         match engine.store.overdue(OVERDUE).await {
             Ok(overdue) => {
-                let served = roster.served();
                 for (bot, rows) in overdue {
-                    tracing::warn!(bot = %bot, rows, "events wait long past their time");
-                    if served.contains(&bot) {
+                    if roster.is_idle(&bot) {
+                        tracing::warn!(bot = %bot, rows, "events wait long past their time");
                         telemetry::SWEPT.add(rows);
                         roster.tell(&bot, Command::Due);
                     }

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer};
+use super::{JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer, Urgency};
 use crate::cache::{Cache, Level, Slot, Take};
+use crate::priority::Priority;
 
 /// After a failed call: long enough not to spin, short against a send's interval.
 const RETRY: Duration = Duration::from_millis(50);
@@ -114,12 +115,25 @@ impl Quota {
         }
     }
 
+    /// [`Quota::acquire_as`] for an answer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn acquire(&self, levels: &[Level], cancel: &CancellationToken) -> Result<Permit, Refused> {
+        self.acquire_as(levels, &Urgency::new(Priority::Answer), cancel).await
+    }
+
     /// Waits until one message may be sent that counts against all `levels`, the widest first, the narrowest (a chat) last.
-    /// The caller sends at once.
+    /// Whoever is more urgent goes first, then who came first. The caller sends at once.
     ///
     /// # Errors
     /// [`Refused`]: cancelled, or a wait of minutes. An unreachable cache is no error, only slower.
-    pub async fn acquire(&self, levels: &[Level], cancel: &CancellationToken) -> Result<Permit, Refused> {
+    pub async fn acquire_as(
+        &self,
+        levels: &[Level],
+        urgency: &Urgency,
+        cancel: &CancellationToken,
+    ) -> Result<Permit, Refused> {
         let came = Instant::now();
         if levels.is_empty() {
             return Ok(Permit {
@@ -133,7 +147,7 @@ impl Quota {
         }
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
         loop {
-            let mut place = self.lines.arrive(order, levels);
+            let mut place = self.lines.arrive(order, urgency, levels);
             let waiting = self.wait_for_slot(&mut place, levels);
             let held = cancel.run_until_cancelled(waiting).await.ok_or(Refused::Cancelled)??;
             drop(place);

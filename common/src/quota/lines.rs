@@ -1,9 +1,12 @@
 //! Who may ask next.
 //!
 //! As long as answers are slots, everybody asks at once. Whoever is told "later" queues at the level that stands in the way,
-//! in order of arrival, and so does who comes after for the same level; when the level opens, the head of its line asks for
+//! by urgency and then in order of arrival, and so does who comes after for the same level; when the level opens, the head of its line asks for
 //! itself, and each slot lets twice as many follow. So a full bot with two hundred lanes costs one question a slot, and a full
 //! chat holds up nobody but its own.
+//!
+//! A sender that waits at its chat must not snatch its bot's next slot from a more urgent one that waits at the bot: whoever
+//! comes to the head of a line goes on to a line of its other levels where somebody more urgent stands.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::Urgency;
 use crate::cache::Level;
+use crate::priority::Priority;
 
 /// Most senders of one line that ask at the same time: enough to use 10,000/s over a round trip of some milliseconds.
 const WIDEST: usize = 64;
+
+/// Who goes first in a line: the more urgent, then who arrived first.
+type Rank = (Priority, u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
@@ -28,15 +36,16 @@ struct Line {
     /// How many may ask at once.
     width: usize,
     asking: usize,
-    /// By order of arrival.
-    waiting: BTreeMap<u64, Arc<Notify>>,
+    waiting: BTreeMap<Rank, Arc<Notify>>,
 }
 
 /// A sender's place: outside, waiting in one line, or asking for its line. Leaves by itself when dropped.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     lines: &'a Lines,
-    order: u64,
+    levels: &'a [Level],
+    urgency: &'a Urgency,
+    rank: Rank,
     wake: Arc<Notify>,
     level: Option<String>,
     asking: bool,
@@ -46,14 +55,18 @@ enum Turn {
     Now,
     At(Instant),
     WhenCalled,
+    /// In another line now: look again.
+    Moved,
 }
 
 impl Lines {
     /// A place behind those who wait for one of these levels, if anybody does. `order` is the time of arrival.
-    pub(super) fn arrive(&self, order: u64, levels: &[Level]) -> Place<'_> {
+    pub(super) fn arrive<'a>(&'a self, order: u64, urgency: &'a Urgency, levels: &'a [Level]) -> Place<'a> {
         let mut place = Place {
             lines: self,
-            order,
+            levels,
+            urgency,
+            rank: (urgency.now(), order),
             wake: Arc::new(Notify::new()),
             level: None,
             asking: false,
@@ -96,17 +109,41 @@ impl Place<'_> {
     /// Waits until it is this sender's turn to ask.
     pub(super) async fn turn(&mut self) {
         loop {
+            self.hurry();
             match self.look() {
                 Turn::Now => return,
                 Turn::At(opens) => {
                     tokio::select! {
                         () = sleep_until(opens) => {}
                         () = self.wake.notified() => {}
+                        () = self.urgency.exceeds(self.rank.0) => {}
                     }
                 }
-                Turn::WhenCalled => self.wake.notified().await,
+                Turn::WhenCalled => {
+                    tokio::select! {
+                        () = self.wake.notified() => {}
+                        () = self.urgency.exceeds(self.rank.0) => {}
+                    }
+                }
+                Turn::Moved => {}
             }
         }
+    }
+
+    /// Moves up when this send has become more urgent.
+    fn hurry(&mut self) {
+        let urgency = self.urgency.now();
+        if urgency >= self.rank.0 {
+            return;
+        }
+        let mut lines = self.lines.lock();
+        if let Some(line) = self.level.as_ref().and_then(|level| lines.get_mut(level))
+            && let Some(wake) = line.waiting.remove(&self.rank)
+        {
+            line.waiting.insert((urgency, self.rank.1), wake);
+            line.call();
+        }
+        self.rank.0 = urgency;
     }
 
     fn look(&mut self) -> Turn {
@@ -117,16 +154,34 @@ impl Place<'_> {
         let free = line.width.saturating_sub(line.asking);
         if self.asking {
             Turn::Now
-        } else if !line.waiting.keys().take(free).any(|order| *order == self.order) {
+        } else if !line.waiting.keys().take(free).any(|rank| *rank == self.rank) {
             Turn::WhenCalled
         } else if Instant::now() < line.opens {
             Turn::At(line.opens)
-        } else {
-            line.waiting.remove(&self.order);
+        } else if let Some(level) = self.yields_at(&lines) {
+            self.leave(&mut lines, false);
+            self.join(&mut lines, &level, None);
+            Turn::Moved
+        } else if let Some(line) = self.level.as_ref().and_then(|level| lines.get_mut(level)) {
+            line.waiting.remove(&self.rank);
             line.asking += 1;
             self.asking = true;
             Turn::Now
+        } else {
+            Turn::Now
         }
+    }
+
+    /// Another level of this send at which somebody more urgent waits.
+    fn yields_at(&self, lines: &HashMap<String, Line>) -> Option<String> {
+        self.levels
+            .iter()
+            .filter(|level| self.level.as_ref() != Some(&level.key))
+            .find(|level| {
+                let first = lines.get(&level.key).and_then(|line| line.waiting.first_key_value());
+                first.is_some_and(|((priority, _), _)| *priority < self.rank.0)
+            })
+            .map(|level| level.key.clone())
     }
 
     /// The answer was a slot: out of the line, and more may follow.
@@ -144,7 +199,7 @@ impl Place<'_> {
             self.asking = false;
             line.width = 1;
             line.opens = line.opens.max(opens);
-            line.waiting.insert(self.order, self.wake.clone());
+            line.waiting.insert(self.rank, self.wake.clone());
             line.call();
             return;
         }
@@ -163,7 +218,7 @@ impl Place<'_> {
             line.opens = line.opens.max(opens);
             line.width = 1;
         }
-        line.waiting.insert(self.order, self.wake.clone());
+        line.waiting.insert(self.rank, self.wake.clone());
         // An earlier arrival than the head takes the head's place.
         line.call();
         self.level = Some(level.to_owned());
@@ -176,7 +231,7 @@ impl Place<'_> {
         let Some(line) = lines.get_mut(&level) else {
             return;
         };
-        line.waiting.remove(&self.order);
+        line.waiting.remove(&self.rank);
         line.asking -= usize::from(self.asking);
         self.asking = false;
         if served {

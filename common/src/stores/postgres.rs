@@ -14,7 +14,6 @@ mod schema;
 mod tenants;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,8 +24,8 @@ use crate::config::Database;
 use crate::envelope::EventKey;
 use crate::secret::Secret;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing, State,
-    Stop, Stopped, Store, StoreError, Tally, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent, Standing,
+    State, Stop, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use link::{Link, Work};
@@ -64,18 +63,16 @@ impl Store for Postgres {
         due::unfinished(&self.link, bot, held).await
     }
 
-    async fn take_due(
-        &self,
-        bot: &BotId,
-        full: &[Arc<str>],
-        per_chat: u32,
-        limit: u32,
-    ) -> Result<Vec<Row>, StoreError> {
-        due::take_due(&self.link, bot, full, per_chat, limit).await
+    async fn take_due(&self, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError> {
+        due::take_due(&self.link, bot, room).await
     }
 
     async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError> {
         due::next_due(&self.link, bots).await
+    }
+
+    async fn waiting(&self, bots: &[BotId]) -> Result<HashMap<BotId, u64>, StoreError> {
+        due::waiting(&self.link, bots).await
     }
 
     async fn overdue(&self, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError> {
@@ -156,11 +153,15 @@ impl Store for Postgres {
 }
 
 fn count<'c>(connection: &'c mut PgConnection, bot: &'c Option<&BotId>) -> Work<'c, Vec<(String, i64)>> {
-    // Two statements, so that the one for a bot reads that bot's part of the index only.
+    // Two statements, so that the one for a bot reads that bot's part of the indexes only.
     Box::pin(match bot {
-        Some(bot) => sqlx::query_as("SELECT state, count(*) FROM events WHERE bot = $1 GROUP BY state")
-            .bind(bot.as_str())
-            .fetch_all(connection),
+        Some(bot) => sqlx::query_as(
+            "SELECT state, count(*) FROM events WHERE bot = $1 AND state <> 'waiting' GROUP BY state
+             UNION ALL
+             SELECT 'waiting', count(*) FROM events WHERE bot = $1 AND state = 'waiting' HAVING count(*) > 0",
+        )
+        .bind(bot.as_str())
+        .fetch_all(connection),
         None => sqlx::query_as("SELECT state, count(*) FROM events GROUP BY state").fetch_all(connection),
     })
 }

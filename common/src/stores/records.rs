@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
+use crate::priority::Priority;
 use crate::store::{
-    ActionReport, ActionRow, ActionState, Arrival, Begun, Calls, DeadLetter, Inspection, Row, Spent, Standing, State,
-    Stop, Stopped, StoreError,
+    ActionReport, ActionRow, ActionState, Arrival, Begun, Behind, Calls, DeadLetter, Inspection, Row, Spent, Standing,
+    State, Stop, Stopped, StoreError,
 };
 
 use super::batch::Distinct;
@@ -21,7 +22,7 @@ pub(super) struct EventRecord {
     pub(super) app_id: String,
     pub(super) key: String,
     bot: String,
-    chat: String,
+    pub(super) chat: String,
     event_type: String,
     tenant: String,
     happened_ms: i64,
@@ -270,6 +271,18 @@ fn state(name: &str) -> Result<State, StoreError> {
 
 fn action_state(name: &str) -> Result<ActionState, StoreError> {
     ActionState::parse(name).ok_or_else(|| StoreError::Internal(format!("`{name}` is no action state")))
+}
+
+/// What waits behind each chat: chat, rows, the most urgent one's priority.
+pub(super) fn behind(rows: impl Iterator<Item = (String, i64, i64)>) -> HashMap<Arc<str>, Behind> {
+    rows.map(|(chat, rows, priority)| {
+        let behind = Behind {
+            rows: rows.unsigned_abs(),
+            priority: Priority::from_number(priority),
+        };
+        (Arc::from(chat), behind)
+    })
+    .collect()
 }
 
 /// A stored bot id.

@@ -14,7 +14,6 @@ mod rows;
 mod tenants;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,8 +22,8 @@ use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
-    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Row, Spent, Standing, State,
-    Stop, Stopped, Store, StoreError, Tally, Unfinished,
+    Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent, Standing,
+    State, Stop, Stopped, Store, StoreError, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use crate::time::now_ms;
@@ -57,18 +56,16 @@ impl Store for SqliteStore {
         due::unfinished(&self.database, bot, held).await
     }
 
-    async fn take_due(
-        &self,
-        bot: &BotId,
-        full: &[Arc<str>],
-        per_chat: u32,
-        limit: u32,
-    ) -> Result<Vec<Row>, StoreError> {
-        due::take_due(&self.database, bot, full, per_chat, limit).await
+    async fn take_due(&self, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError> {
+        due::take_due(&self.database, bot, room).await
     }
 
     async fn next_due(&self, bots: &[BotId]) -> Result<HashMap<BotId, Duration>, StoreError> {
         due::next_due(&self.database, bots).await
+    }
+
+    async fn waiting(&self, bots: &[BotId]) -> Result<HashMap<BotId, u64>, StoreError> {
+        due::waiting(&self.database, bots).await
     }
 
     async fn overdue(&self, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError> {

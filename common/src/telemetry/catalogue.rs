@@ -1,7 +1,7 @@
 //! Every metric of the program. Names are part of the public surface (`design.md` §6); `docs/telemetry.md` is made from
 //! this file and a test compares the two.
 
-use super::metric::{Counter, CounterBy, Gauge, GaugeBy, Histogram, Metric};
+use super::metric::{Counter, CounterBy, Gauge, GaugeBy, Histogram, HistogramBy, Metric};
 
 /// A request inside Feishu's 3 s budget, fine around the 25 ms goal. Seconds.
 const REQUEST: &[f64] = &[
@@ -60,8 +60,10 @@ catalogue! {
     ]);
     /// Deliveries of events that the store had finished before.
     DUPLICATES_DROPPED = Counter("openclaw_duplicates_dropped_total");
-    /// Waits for a quota slot, per send.
-    QUOTA_WAIT_SECONDS = Histogram("openclaw_quota_wait_seconds", WAIT);
+    /// Waits for a quota slot, per send, by bot.
+    QUOTA_WAIT_SECONDS = HistogramBy("openclaw_quota_wait_seconds", "bot", WAIT);
+    /// Senders of this worker that wait for a quota slot now.
+    QUOTA_WAITING = Gauge("openclaw_quota_waiting");
     /// Calls of the Open API that were made, by kind; purchases of tokens are not among them.
     API_CALLS = CounterBy("openclaw_api_calls_total", "kind", &[
         "create", "reply", "edit", "patch_card", "update_card", "react",
@@ -86,9 +88,9 @@ catalogue! {
     HANDLER_SECONDS = Histogram("openclaw_handler_seconds", CALL);
     /// Lanes (chats with events in memory) of this worker.
     LANES = Gauge("openclaw_lanes");
-    /// Rows in the waiting room, by bot.
+    /// Rows in the waiting room, by bot, counted up to 100,000 by the worker that serves the bot.
     WAITING_EVENTS = GaugeBy("openclaw_waiting_events", "bot", &[]);
-    /// Waiting rows that no worker took within 5 minutes of their time; 0 in normal operation.
+    /// Waiting rows that no worker took within 5 minutes of their time although it had nothing else to do; 0 in normal operation.
     SWEPT = Counter("openclaw_swept_total");
     /// Events whose bot has no queue.
     UNROUTED_MESSAGES = Gauge("openclaw_unrouted_messages");

@@ -9,6 +9,7 @@ mod proxy;
 mod rolling;
 mod sending;
 mod server;
+mod urgency;
 mod ways;
 mod windows;
 

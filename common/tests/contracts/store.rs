@@ -5,6 +5,8 @@
 //! | `course` | an event's way from delivery to its end |
 //! | `fences` | ownership: who may change an event, and what a repeated call does |
 //! | `waiting` | the waiting room, and taking over a bot |
+//! | `priority` | what comes first in the waiting room |
+//! | `volume` | very many waiting rows |
 //! | `dead` | dead letters, replay, retention |
 //! | `replay` | replaying with care |
 //! | `crowd` | many workers at once |
@@ -23,9 +25,11 @@ mod crowd;
 mod dead;
 mod fences;
 mod postgres;
+mod priority;
 mod replay;
 mod schema;
 mod tenants;
+mod volume;
 mod waiting;
 mod world;
 
@@ -99,6 +103,15 @@ promises!(
         opposed_batches_never_surface_a_deadlock,
         whoever_takes_up_a_plan_sees_its_actions,
         of_many_that_begin_an_event_one_holds_the_last_fence;
+    volume:
+        many_waiting_chats_cost_no_more_than_the_rows_that_are_taken,
+        one_chat_with_very_many_rows_costs_no_more_than_the_rows_that_are_taken;
+    priority:
+        answers_come_before_notifications_before_replays,
+        an_answer_pulls_along_what_stands_before_it_in_its_chat,
+        answers_and_all_else_have_room_of_their_own,
+        every_row_of_a_long_chat_comes_in_its_turn,
+        a_chat_whose_rows_all_rely_on_one_that_is_gone_is_found_again;
     tenants:
         a_stopped_tenant_stays_stopped_until_it_is_resumed,
         calls_add_up_and_a_repeated_tally_counts_once,

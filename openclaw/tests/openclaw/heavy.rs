@@ -1,10 +1,11 @@
 //! Runs of many seconds that judge time: one at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openclaw_sim::check::Expectations;
 use openclaw_sim::event::Workload;
-use openclaw_sim::push::PushOptions;
+use openclaw_sim::push::{PushOptions, Pusher};
 
 use testkit::eventually;
 
@@ -137,4 +138,58 @@ async fn a_pool_of_three_bots_carries_three_times_the_traffic() {
     let seconds = Duration::from_micros(arrivals[224].0 - arrivals[0].0).as_secs_f64();
     let ratio = 210.0 / seconds / (5.0 / 1.025);
     assert!(ratio >= 2.9, "{ratio:.2} times one bot's rate, {seconds:.2} s");
+}
+
+/// 25 messages of the workload at 4 a second, within their bot's quota; from each push to its answer's arrival, sorted.
+async fn answer_times(world: &World, pusher: &Pusher, workload: &mut Workload) -> Vec<Duration> {
+    let before = pusher.log(|log| log.events().len());
+    pusher.open_loop(4.0, workload.by_ref().take(25)).await;
+    let asked: Vec<_> = pusher.log(|log| {
+        let events = log.events().skip(before);
+        events.map(|event| (event.key.clone(), event.begun_us)).collect()
+    });
+    let mut times = Vec::new();
+    eventually("every message is answered", Duration::from_secs(20), async || {
+        times = world.sim.ledger(|ledger| {
+            let time = |(key, begun): &(Arc<str>, u64)| {
+                let answer = ledger
+                    .messages()
+                    .find(|message| message.reply_to.as_ref() == Some(key))?;
+                Some(Duration::from_micros(answer.at_us.saturating_sub(*begun)))
+            };
+            asked.iter().filter_map(time).collect()
+        });
+        times.len() == asked.len()
+    })
+    .await;
+    times.sort_unstable();
+    times
+}
+
+/// 3,000 messages in 300 chats wait for one bot, ten minutes of its quota; another bot's answers take as long as before.
+async fn a_bot_with_a_long_backlog_slows_no_other(kind: Kind) {
+    let world = World::new(kind, 2, "").await;
+    let processes = world.start(1).await;
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    let mut quiet = Workload::new(vec![world.bots[1].clone()], 10, 16);
+    let alone = answer_times(&world, &pusher, &mut quiet).await;
+    let noisy = Workload::new(vec![world.bots[0].clone()], 300, 16).take(3000);
+    pusher.open_loop(1500.0, noisy).await;
+    let beside = answer_times(&world, &pusher, &mut quiet).await;
+    // The ninth tenth, and as much again as a busy machine may add.
+    let (alone, beside) = (alone[22], beside[22]);
+    assert!(
+        beside <= alone.mul_f64(1.2) + Duration::from_millis(50),
+        "{beside:?} beside the backlog, {alone:?} alone"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bot_with_a_long_backlog_slows_no_other_when_distributed() {
+    a_bot_with_a_long_backlog_slows_no_other(Kind::Distributed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bot_with_a_long_backlog_slows_no_other_when_embedded() {
+    a_bot_with_a_long_backlog_slows_no_other(Kind::Embedded).await;
 }

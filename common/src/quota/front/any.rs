@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Held, Level, Permit, Quota, Refused};
+use super::{Answer, Held, Level, Permit, Quota, Refused, Urgency};
 
 /// A slot of one of several ways, taken and not yet used. To be redeemed or returned.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ impl Quota {
         &self,
         ways: &[Vec<Level>],
         first: usize,
+        urgency: &Urgency,
         cancel: &CancellationToken,
     ) -> Result<Reservation, Refused> {
         let came = Instant::now();
@@ -38,7 +39,7 @@ impl Quota {
         let asking = tokio::sync::Mutex::new(());
         let mut waiting: FuturesUnordered<_> = (0..ways.len())
             .map(|turn| (first + turn) % ways.len())
-            .map(|way| self.wait_for_way(way, &ways[way], &asking))
+            .map(|way| self.wait_for_way(way, &ways[way], urgency, &asking))
             .collect();
         let mut parked = std::time::Duration::MAX;
         let ready = async {
@@ -118,10 +119,11 @@ impl Quota {
         &self,
         way: usize,
         levels: &[Level],
+        urgency: &Urgency,
         asking: &tokio::sync::Mutex<()>,
     ) -> Result<(usize, Held), Refused> {
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
-        let mut place = self.lines.arrive(order, levels);
+        let mut place = self.lines.arrive(order, urgency, levels);
         loop {
             place.turn().await;
             let _alone = asking.lock().await;

@@ -169,7 +169,7 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
     let ids: Vec<i64> = revivals.events.iter().map(|event| event.id).collect();
     sqlx::query(
         "UPDATE events e
-         SET state = 'waiting', fence = e.fence + 1, attempt = 0, handler_starts = 0, replay_gen = e.replay_gen + 1,
+         SET state = 'waiting', fence = e.fence + 1, attempt = 0, handler_starts = 0, replay_gen = e.replay_gen + 1, priority = 2,
              due_at = now() + i.due_ms * interval '1 millisecond', hold = false, finished_at = NULL
          FROM unnest($1::text[], $2::text[], $3::bigint[]) AS i (app_id, key, due_ms)
          WHERE e.app_id = i.app_id AND e.key = i.key",

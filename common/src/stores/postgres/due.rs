@@ -1,7 +1,6 @@
 //! The waiting room, and what a worker finds when it begins to serve a bot.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -10,9 +9,9 @@ use super::link::{Link, Work};
 use super::rows::{actions, event_columns};
 use crate::bot::BotId;
 use crate::envelope::EventKey;
-use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
+use crate::store::{Room, Row, StoreError, UNFINISHED_PAGE, Unfinished, WAITING_COUNTED};
 use crate::stores::batch::{clean, millis};
-use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
+use crate::stores::records::{ActionRecord, EventRecord, behind, bot, rows};
 
 const TAKE_UNFINISHED: &str = concat!(
     "WITH first AS MATERIALIZED (
@@ -31,63 +30,155 @@ const TAKE_UNFINISHED: &str = concat!(
     event_columns!()
 );
 
-/// Walks the bot's waiting chats by index, one step a chat, and takes from each only its first due rows: a chat with a
-/// hundred thousand rows costs no more than one with three. Two plans would ruin that, so the text rules them out: `IS FALSE`
-/// hides the times, or the index by time would be read for every chat; and the scalar subquery is no anti-join, or every
-/// holding row of a chat would be read although only those before the candidate matter.
+/// Whether no holding row of the same chat, earlier and not due, stands before the row of that alias. The scalar subquery is
+/// no anti-join, or the planner would read every holding row of the bot; and in `coalesce` it is expected to be true, or the
+/// planner would not believe that a few rows are enough. `+ 0` and the order keep it from the index by position.
+macro_rules! is_free {
+    ($row:literal) => {
+        concat!(
+            "coalesce((
+                SELECT false FROM events h
+                WHERE h.bot = $1 AND h.chat = ",
+            $row,
+            ".chat AND h.state = 'waiting' AND h.hold AND h.due_at > now() AND h.position + 0 < ",
+            $row,
+            ".position ORDER BY h.due_at LIMIT 1
+            ), true)"
+        )
+    };
+}
+
+/// The rows that speak for the most urgent chats. More than are wanted: several may be of one chat.
+macro_rules! urgent {
+    ($priority:literal, $limit:literal) => {
+        concat!(
+            "(SELECT u.chat, u.priority, u.due_at, u.position FROM events u
+              WHERE u.bot = $1 AND u.state = 'waiting' AND NOT u.covered AND u.priority = ",
+            $priority,
+            " AND u.due_at <= now() AND u.chat <> ALL ($2::text[]) AND ",
+            is_free!("u"),
+            " ORDER BY u.due_at, u.position LIMIT 8 * ",
+            $limit,
+            ")"
+        )
+    };
+}
+
+/// The first rows of one priority of a chat.
+macro_rules! first {
+    ($priority:literal) => {
+        concat!(
+            "(SELECT w.app_id, w.key, w.chat, w.position, w.priority FROM events w
+              WHERE w.bot = $1 AND w.chat = chats.chat AND w.state = 'waiting' AND w.priority = ",
+            $priority,
+            " AND w.due_at <= now() ORDER BY w.position LIMIT $3)"
+        )
+    };
+}
+
+/// Finds the most urgent chats by the rows that speak for them, takes from each its first due rows, and brings the next one
+/// of each forward: work for the rows taken, however many wait.
 const TAKE_DUE: &str = concat!(
-    "WITH RECURSIVE chats AS (
-         SELECT (SELECT chat FROM events WHERE bot = $1 AND state = 'waiting' ORDER BY chat LIMIT 1) AS chat
-         UNION ALL
-         SELECT (SELECT n.chat FROM events n WHERE n.bot = $1 AND n.state = 'waiting' AND n.chat > chats.chat
-                 ORDER BY n.chat LIMIT 1)
-         FROM chats WHERE chats.chat IS NOT NULL
+    "WITH urgent AS MATERIALIZED (",
+    urgent!("0", "$4"),
+    " UNION ALL ",
+    urgent!("1", "$5"),
+    " UNION ALL ",
+    urgent!("2", "$5"),
+    "),
+     chats AS MATERIALIZED (
+         SELECT chat, rank FROM (
+             SELECT chat, min(priority) AS rank,
+                    row_number() OVER (PARTITION BY min(priority) = 0
+                                       ORDER BY min(priority), min(due_at), min(position)) AS turn
+             FROM urgent GROUP BY chat
+         ) AS ranked
+         WHERE turn <= CASE WHEN rank = 0 THEN $4 ELSE $5 END
      ),
-     due AS (
-         SELECT first.app_id, first.key
+     due AS MATERIALIZED (
+         SELECT head.app_id, head.key, head.position, chats.rank
          FROM chats CROSS JOIN LATERAL (
-             SELECT w.app_id, w.key, w.position FROM events w
-             WHERE w.bot = $1 AND w.chat = chats.chat AND w.state = 'waiting' AND (w.due_at > now()) IS FALSE
-               AND (SELECT true FROM events h
-                    WHERE h.bot = $1 AND h.chat = chats.chat AND h.state = 'waiting'
-                      AND h.hold AND h.position < w.position AND (h.due_at <= now()) IS FALSE
-                    LIMIT 1) IS NULL
-             ORDER BY w.position LIMIT $3
-         ) AS first
-         WHERE chats.chat IS NOT NULL AND chats.chat <> ALL ($2::text[])
-         ORDER BY first.position LIMIT $4
+             SELECT * FROM (",
+    first!("0"),
+    " UNION ALL ",
+    first!("1"),
+    " UNION ALL ",
+    first!("2"),
+    ") AS first ORDER BY first.priority = 2, first.position LIMIT $3
+         ) AS head
+         WHERE ",
+    is_free!("head"),
+    "),
+     wanted AS MATERIALIZED (
+         (SELECT app_id, key FROM due WHERE rank = 0 ORDER BY position LIMIT $4)
+         UNION ALL
+         (SELECT app_id, key FROM due WHERE rank > 0 ORDER BY rank, position LIMIT $5)
      ),
      locked AS MATERIALIZED (
-         SELECT e.app_id, e.key FROM due JOIN events e ON e.app_id = due.app_id AND e.key = due.key
+         SELECT e.app_id, e.key, e.chat FROM wanted JOIN events e ON e.app_id = wanted.app_id AND e.key = wanted.key
          WHERE e.state = 'waiting' AND e.due_at <= now()
          ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e
+     ),
+     brought_forward AS (
+         UPDATE events e SET covered = false
+         FROM (SELECT DISTINCT chat FROM locked) AS chats
+         CROSS JOIN LATERAL (
+             SELECT n.app_id, n.key FROM events n
+             WHERE n.bot = $1 AND n.chat = chats.chat AND n.state = 'waiting' AND n.covered
+               AND (n.app_id, n.key) NOT IN (SELECT app_id, key FROM locked)
+             ORDER BY n.priority, n.position LIMIT 1
+         ) AS next
+         WHERE e.app_id = next.app_id AND e.key = next.key
      )
      UPDATE events e
-     SET fence = e.fence + 1, due_at = NULL, state = CASE WHEN e.plan IS NULL THEN 'received' ELSE 'planned' END
+     SET fence = e.fence + 1, due_at = NULL, covered = false,
+         state = CASE WHEN e.plan IS NULL THEN 'received' ELSE 'planned' END
      FROM locked WHERE e.app_id = locked.app_id AND e.key = locked.key
      RETURNING ",
     event_columns!()
 );
 
+/// What waits behind each chat, and chats all of whose rows are covered.
+const HELD: &str = "SELECT chat, count(*), min(priority)::bigint, bool_and(covered)
+    FROM events WHERE bot = $1 AND state = 'waiting' AND hold GROUP BY chat";
+
+/// Brings one row of each chat forward.
+const UNCOVER: &str = "UPDATE events e SET covered = false
+    FROM unnest($2::text[]) AS chats (chat)
+    CROSS JOIN LATERAL (
+        SELECT n.app_id, n.key FROM events n
+        WHERE n.bot = $1 AND n.chat = chats.chat AND n.state = 'waiting' AND n.covered
+        ORDER BY n.priority, n.position LIMIT 1
+    ) AS next
+    WHERE e.app_id = next.app_id AND e.key = next.key";
+
 type Taken = (Vec<EventRecord>, Vec<ActionRecord>);
+/// A chat, its holding rows, their most urgent priority, and whether all are covered.
+type Held = (String, i64, i64, bool);
 
 /// [`crate::store::Store::unfinished`]
 pub(super) async fn unfinished(link: &Link, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
     let ((events, actions), held) = link.run(&(bot, held), take_unfinished).await?;
-    let held = held
-        .into_iter()
-        .map(|(chat, count)| (Arc::from(chat), count.unsigned_abs()))
+    // A predecessor may have taken a chat's last speaker while a row was being covered by it, or be an older program that
+    // knows nothing of covers: nobody would look for that row any more.
+    let mute: Vec<String> = held
+        .iter()
+        .filter(|(.., covered)| *covered)
+        .map(|(chat, ..)| chat.clone())
         .collect();
+    if !mute.is_empty() {
+        link.run(&(bot, mute), uncover).await?;
+    }
     Ok(Unfinished {
         rows: rows(events, actions)?,
-        held,
+        held: behind(held.into_iter().map(|(chat, rows, priority, _)| (chat, rows, priority))),
     })
 }
 
 fn take_unfinished<'c>(
     connection: &'c mut PgConnection,
     (bot, held): &'c (&BotId, &[EventKey]),
-) -> Work<'c, (Taken, Vec<(String, i64)>)> {
+) -> Work<'c, (Taken, Vec<Held>)> {
     Box::pin(async move {
         let (apps, keys): (Vec<&str>, Vec<&str>) = held.iter().map(|held| (&*held.app_id, &*held.key)).unzip();
         let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_UNFINISHED)
@@ -99,52 +190,36 @@ fn take_unfinished<'c>(
             .await?;
         events.sort_by_key(|event| event.position);
         let actions = actions(connection, &events).await?;
-        let held = sqlx::query_as(
-            "SELECT chat, count(*) FROM events WHERE bot = $1 AND state = 'waiting' AND hold GROUP BY chat",
-        )
-        .bind(bot.as_str())
-        .fetch_all(connection)
-        .await?;
+        let held = sqlx::query_as(HELD).bind(bot.as_str()).fetch_all(connection).await?;
         Ok(((events, actions), held))
     })
 }
 
-struct Wanted<'a> {
-    bot: &'a BotId,
-    full: &'a [Arc<str>],
-    per_chat: u32,
-    limit: u32,
+fn uncover<'c>(connection: &'c mut PgConnection, (bot, chats): &'c (&BotId, Vec<String>)) -> Work<'c, ()> {
+    Box::pin(async move {
+        sqlx::query(UNCOVER)
+            .bind(bot.as_str())
+            .bind(chats)
+            .execute(connection)
+            .await?;
+        Ok(())
+    })
 }
 
 /// [`crate::store::Store::take_due`]
-pub(super) async fn take_due(
-    link: &Link,
-    bot: &BotId,
-    full: &[Arc<str>],
-    per_chat: u32,
-    limit: u32,
-) -> Result<Vec<Row>, StoreError> {
-    let (events, actions) = link
-        .run(
-            &Wanted {
-                bot,
-                full,
-                per_chat,
-                limit,
-            },
-            take_wanted,
-        )
-        .await?;
+pub(super) async fn take_due(link: &Link, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError> {
+    let (events, actions) = link.run(&(bot, room), take_wanted).await?;
     rows(events, actions)
 }
 
-fn take_wanted<'c>(connection: &'c mut PgConnection, wanted: &'c Wanted<'_>) -> Work<'c, Taken> {
+fn take_wanted<'c>(connection: &'c mut PgConnection, (bot, room): &'c (&BotId, Room<'_>)) -> Work<'c, Taken> {
     Box::pin(async move {
         let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_DUE)
-            .bind(wanted.bot.as_str())
-            .bind(wanted.full.iter().map(|chat| clean(chat)).collect::<Vec<_>>())
-            .bind(i64::from(wanted.per_chat))
-            .bind(i64::from(wanted.limit))
+            .bind(bot.as_str())
+            .bind(room.full.iter().map(|chat| clean(chat)).collect::<Vec<_>>())
+            .bind(i64::from(room.per_chat))
+            .bind(i64::from(room.answers))
+            .bind(i64::from(room.others))
             .fetch_all(&mut *connection)
             .await?;
         events.sort_by_key(|event| event.position);
@@ -167,13 +242,46 @@ fn read_next_due<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Wor
         sqlx::query_as(
             "SELECT b.bot, ceil(extract(epoch FROM d.due_at - now()) * 1000)::bigint
              FROM unnest($1::text[]) AS b (bot)
-             CROSS JOIN LATERAL (SELECT e.due_at FROM events e WHERE e.bot = b.bot AND e.state = 'waiting'
-                                 ORDER BY e.due_at LIMIT 1) AS d",
+             CROSS JOIN LATERAL (
+                 SELECT min(first.due_at) AS due_at
+                 FROM generate_series(0, 2) AS p (priority)
+                 CROSS JOIN LATERAL (
+                     SELECT e.due_at FROM events e
+                     WHERE e.bot = b.bot AND e.priority = p.priority AND e.state = 'waiting' AND NOT e.covered
+                     ORDER BY e.due_at LIMIT 1
+                 ) AS first
+             ) AS d
+             WHERE d.due_at IS NOT NULL",
         )
         .bind(bots.iter().map(BotId::as_str).collect::<Vec<&str>>())
         .fetch_all(connection)
         .await
     })
+}
+
+/// [`crate::store::Store::waiting`]
+pub(super) async fn waiting(link: &Link, bots: &[BotId]) -> Result<HashMap<BotId, u64>, StoreError> {
+    link.run(bots, count_waiting)
+        .await?
+        .into_iter()
+        .map(|(name, rows)| Ok((bot(&name)?, rows.unsigned_abs())))
+        .collect()
+}
+
+fn count_waiting<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Work<'c, Vec<(String, i64)>> {
+    Box::pin(
+        sqlx::query_as(
+            "SELECT b.bot, c.rows FROM unnest($1::text[]) AS b (bot)
+             CROSS JOIN LATERAL (
+                 SELECT count(*) AS rows
+                 FROM (SELECT 1 FROM events e WHERE e.bot = b.bot AND e.state = 'waiting' LIMIT $2) AS counted
+             ) AS c
+             WHERE c.rows > 0",
+        )
+        .bind(bots.iter().map(BotId::as_str).collect::<Vec<&str>>())
+        .bind(i64::from(WAITING_COUNTED))
+        .fetch_all(connection),
+    )
 }
 
 /// A time to come; one that has passed is now.
@@ -194,7 +302,7 @@ fn read_overdue<'c>(connection: &'c mut PgConnection, overdue_ms: &'c i64) -> Wo
     Box::pin(
         sqlx::query_as(
             "SELECT bot, count(*) FROM events
-             WHERE state = 'waiting' AND due_at < now() - $1 * interval '1 millisecond' GROUP BY bot ORDER BY bot",
+             WHERE state = 'waiting' AND NOT covered AND due_at < now() - $1 * interval '1 millisecond' GROUP BY bot ORDER BY bot",
         )
         .bind(overdue_ms)
         .fetch_all(connection),

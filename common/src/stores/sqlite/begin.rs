@@ -6,6 +6,7 @@ use super::input::{Bodies, json};
 use super::rows::{actions, event_columns};
 use super::store_error;
 use crate::envelope::Envelope;
+use crate::priority::Priority;
 use crate::sqlite::Sqlite;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
 use crate::stores::batch::{Name, clean, distinct, received_ms};
@@ -21,14 +22,18 @@ macro_rules! envelope_columns {
 }
 
 /// In the order of the array, which is the order of delivery, so `position` grows in it. Existing unfinished rows get a
-/// higher fence; finished and waiting ones are not returned.
+/// higher fence; finished and waiting ones are not returned. Of a chat's parked rows those that a row found here will bring
+/// forward are covered.
 const BEGIN: &str = concat!(
     "INSERT INTO events (app_id, key, bot, chat, type, tenant, traceparent, happened_ms, received_at, created_at, envelope,
-                         state, due_at, hold, handler_starts)
+                         state, due_at, hold, handler_starts, priority, covered)
      SELECT ",
     envelope_columns!(),
     "CASE WHEN i.value ->> 11 THEN 'waiting' ELSE 'received' END, CASE WHEN i.value ->> 11 THEN ?1 END, i.value ->> 11,
-     i.value ->> 12
+     i.value ->> 12, i.value ->> 13,
+     i.value ->> 11 AND EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
+                                WHERE w.bot = i.value ->> 2 AND w.chat = i.value ->> 3 AND w.state = 'waiting'
+                                  AND w.priority <= i.value ->> 13 AND NOT w.covered AND (w.hold OR w.due_at <= ?1))
      FROM json_each(?2) AS i WHERE true ORDER BY i.key
      ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1 WHERE state IN ('received', 'planned')
      RETURNING ",
@@ -50,7 +55,7 @@ const BURY: &str = concat!(
      RETURNING position"
 );
 
-/// One row of input: an envelope and two columns of the statement's own.
+/// One row of input: an envelope, two columns of the statement's own, and the priority.
 fn row<'a, A: Serialize + 'a, B: Serialize + 'a>(
     name: &'a Name<'a>,
     envelope: &'a Envelope,
@@ -72,6 +77,7 @@ fn row<'a, A: Serialize + 'a, B: Serialize + 'a>(
         length,
         own.0,
         own.1,
+        Priority::of(envelope, 0).as_number(),
     )
 }
 

@@ -180,7 +180,7 @@ async fn write(connection: &mut SqliteConnection, order: &Replay, revivals: &Rev
     let ids: Vec<i64> = revivals.events.iter().map(|event| event.id).collect();
     sqlx::query(
         "UPDATE events AS e
-         SET state = 'waiting', fence = e.fence + 1, attempt = 0, handler_starts = 0, replay_gen = e.replay_gen + 1,
+         SET state = 'waiting', fence = e.fence + 1, attempt = 0, handler_starts = 0, replay_gen = e.replay_gen + 1, priority = 2,
              due_at = ?1 + (i.value ->> 2), hold = 0, finished_at = NULL
          FROM json_each(?2) AS i WHERE e.app_id = i.value ->> 0 AND e.key = i.value ->> 1",
     )

@@ -1,7 +1,6 @@
 //! The waiting room, and what a worker finds when it begins to serve a bot.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::input::json;
@@ -10,9 +9,9 @@ use super::store_error;
 use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
-use crate::store::{Row, StoreError, UNFINISHED_PAGE, Unfinished};
+use crate::store::{Room, Row, StoreError, UNFINISHED_PAGE, Unfinished, WAITING_COUNTED};
 use crate::stores::batch::{clean, millis};
-use crate::stores::records::{ActionRecord, EventRecord, bot, rows};
+use crate::stores::records::{ActionRecord, EventRecord, behind, bot, rows};
 use crate::time::now_ms;
 
 const TAKE_UNFINISHED: &str = concat!(
@@ -26,50 +25,118 @@ const TAKE_UNFINISHED: &str = concat!(
     event_columns!()
 );
 
-/// Walks the bot's waiting chats by index, one step a chat, and takes from each only its first due rows: a chat with a
-/// hundred thousand rows costs no more than one with three. `+` hides the times from the planner: the index by time would
-/// be read once for every chat, which is ruinous when many rows wait for later.
+/// Whether a holding row of the same chat, earlier and not due, stands before the row of that alias.
+macro_rules! is_free {
+    ($row:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM events h INDEXED BY events_holding
+                         WHERE h.bot = ?2 AND h.chat = ",
+            $row,
+            ".chat AND h.state = 'waiting' AND h.hold AND h.due_at > ?1 AND h.position < ",
+            $row,
+            ".position)"
+        )
+    };
+}
+
+/// The rows that speak for the most urgent chats. More than are wanted: several may be of one chat.
+macro_rules! urgent {
+    ($priority:literal, $limit:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT u.chat, u.priority, u.due_at, u.position FROM events u INDEXED BY events_next
+                            WHERE u.bot = ?2 AND u.state = 'waiting' AND NOT u.covered AND u.priority = ",
+            $priority,
+            " AND u.due_at <= ?1 AND u.chat NOT IN (SELECT value FROM json_each(?3)) AND ",
+            is_free!("u"),
+            " ORDER BY u.due_at, u.position LIMIT 8 * ",
+            $limit,
+            ")"
+        )
+    };
+}
+
+/// The first rows of one priority of a chat.
+macro_rules! first {
+    ($priority:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT w.position, w.priority FROM events w INDEXED BY events_waiting
+                            WHERE w.bot = ?2 AND w.chat = chats.chat AND w.state = 'waiting' AND w.priority = ",
+            $priority,
+            " AND w.due_at <= ?1 ORDER BY w.position LIMIT ?4)"
+        )
+    };
+}
+
+/// Finds the most urgent chats by the rows that speak for them and takes from each its first due rows: work for the rows
+/// taken, however many wait.
 const TAKE_DUE: &str = concat!(
-    "WITH RECURSIVE chats (chat) AS (
-         SELECT (SELECT chat FROM events WHERE bot = ?2 AND state = 'waiting' ORDER BY chat LIMIT 1)
-         UNION ALL
-         SELECT (SELECT n.chat FROM events n WHERE n.bot = ?2 AND n.state = 'waiting' AND n.chat > chats.chat
-                 ORDER BY n.chat LIMIT 1)
-         FROM chats WHERE chats.chat IS NOT NULL
-     )
+    "WITH urgent (chat, priority, due_at, position) AS MATERIALIZED (",
+    urgent!("0", "?5"),
+    " UNION ALL ",
+    urgent!("1", "?6"),
+    " UNION ALL ",
+    urgent!("2", "?6"),
+    "),
+     chats (chat, rank) AS MATERIALIZED (
+         SELECT chat, rank FROM (
+             SELECT chat, min(priority) AS rank,
+                    row_number() OVER (PARTITION BY min(priority) = 0
+                                       ORDER BY min(priority), min(due_at), min(position)) AS turn
+             FROM urgent GROUP BY chat
+         ) AS ranked
+         WHERE turn <= CASE WHEN rank = 0 THEN ?5 ELSE ?6 END
+     ),
+     due (position, rank) AS MATERIALIZED (
+         SELECT d.position, chats.rank
+         FROM chats CROSS JOIN events d ON d.position IN (SELECT position FROM (",
+    first!("0"),
+    " UNION ALL ",
+    first!("1"),
+    " UNION ALL ",
+    first!("2"),
+    ") ORDER BY priority = 2, position LIMIT ?4)
+         WHERE ",
+    is_free!("d"),
+    ")
      UPDATE events
-     SET fence = fence + 1, due_at = NULL, state = CASE WHEN plan IS NULL THEN 'received' ELSE 'planned' END
+     SET fence = fence + 1, due_at = NULL, covered = 0,
+         state = CASE WHEN plan IS NULL THEN 'received' ELSE 'planned' END
      WHERE position IN (
-         SELECT d.position
-         FROM chats CROSS JOIN events d ON d.position IN (
-             SELECT w.position FROM events w
-             WHERE w.bot = ?2 AND w.chat = chats.chat AND w.state = 'waiting' AND +w.due_at <= ?1
-               AND NOT EXISTS (SELECT 1 FROM events h
-                               WHERE h.bot = ?2 AND h.chat = chats.chat AND h.state = 'waiting'
-                                 AND h.hold AND h.position < w.position AND +h.due_at > ?1)
-             ORDER BY w.position LIMIT ?4
-         )
-         WHERE chats.chat IS NOT NULL AND chats.chat NOT IN (SELECT value FROM json_each(?3))
-         ORDER BY d.position LIMIT ?5
+         SELECT position FROM (SELECT position FROM due WHERE rank = 0 ORDER BY position LIMIT ?5)
+         UNION ALL
+         SELECT position FROM (SELECT position FROM due WHERE rank > 0 ORDER BY rank, position LIMIT ?6)
      )
      RETURNING ",
     event_columns!()
 );
 
+/// Brings the next row of each chat forward, now that those that spoke for it are taken.
+const BRING_FORWARD: &str = "UPDATE events SET covered = 0 WHERE position IN (
+        SELECT (SELECT n.position FROM events n INDEXED BY events_waiting
+                WHERE n.bot = ?1 AND n.chat = chats.value AND n.state = 'waiting' AND n.covered
+                ORDER BY n.priority, n.position LIMIT 1)
+        FROM json_each(?2) AS chats
+    )";
+
 /// [`crate::store::Store::unfinished`]
 pub(super) async fn unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
     let (events, actions, held) = take_unfinished(database, bot, held).await.map_err(store_error)?;
-    let held = held
-        .into_iter()
-        .map(|(chat, count)| (Arc::from(chat), count.unsigned_abs()))
+    // With one writer no chat ever is mute; an older program that knows nothing of covers may have left one so.
+    let mute: Vec<&str> = held
+        .iter()
+        .filter(|(.., covered)| *covered)
+        .map(|(chat, ..)| chat.as_str())
         .collect();
+    if !mute.is_empty() {
+        bring_forward(&database.writer, bot, &mute).await.map_err(store_error)?;
+    }
     Ok(Unfinished {
         rows: rows(events, actions)?,
-        held,
+        held: behind(held.into_iter().map(|(chat, rows, priority, _)| (chat, rows, priority))),
     })
 }
 
-type TakenAndHeld = (Vec<EventRecord>, Vec<ActionRecord>, Vec<(String, i64)>);
+type TakenAndHeld = (Vec<EventRecord>, Vec<ActionRecord>, Vec<(String, i64, i64, bool)>);
 
 async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> Result<TakenAndHeld, sqlx::Error> {
     let held: Vec<(&str, &str)> = held.iter().map(|held| (&*held.app_id, &*held.key)).collect();
@@ -84,49 +151,63 @@ async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> R
         .await?;
     events.sort_by_key(|event| event.position);
     let actions = actions(&mut transaction, now, &events).await?;
-    let held =
-        sqlx::query_as("SELECT chat, count(*) FROM events WHERE bot = ?1 AND state = 'waiting' AND hold GROUP BY chat")
-            .bind(bot.as_str())
-            .fetch_all(&mut *transaction)
-            .await?;
     transaction.commit().await?;
+    // Beside the writer, who has better things to do: this reads every row that waits.
+    let held = sqlx::query_as(
+        "SELECT chat, count(*), min(priority), min(covered) FROM events INDEXED BY events_holding
+         WHERE bot = ?1 AND state = 'waiting' AND hold GROUP BY chat",
+    )
+    .bind(bot.as_str())
+    .fetch_all(&database.reader)
+    .await?;
     Ok((events, actions, held))
 }
 
 /// [`crate::store::Store::take_due`]
-pub(super) async fn take_due(
-    database: &Sqlite,
-    bot: &BotId,
-    full: &[Arc<str>],
-    per_chat: u32,
-    limit: u32,
-) -> Result<Vec<Row>, StoreError> {
-    let (events, actions) = take(database, bot, full, per_chat, limit).await.map_err(store_error)?;
+pub(super) async fn take_due(database: &Sqlite, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError> {
+    let (events, actions) = take(database, bot, room).await.map_err(store_error)?;
     rows(events, actions)
 }
 
 async fn take(
     database: &Sqlite,
     bot: &BotId,
-    full: &[Arc<str>],
-    per_chat: u32,
-    limit: u32,
+    room: Room<'_>,
 ) -> Result<(Vec<EventRecord>, Vec<ActionRecord>), sqlx::Error> {
-    let full: Vec<_> = full.iter().map(|chat| clean(chat)).collect();
+    let full: Vec<_> = room.full.iter().map(|chat| clean(chat)).collect();
     let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;
     let now = now_ms();
     let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_DUE)
         .bind(now)
         .bind(bot.as_str())
         .bind(json(&full)?)
-        .bind(per_chat)
-        .bind(limit)
+        .bind(room.per_chat)
+        .bind(room.answers)
+        .bind(room.others)
         .fetch_all(&mut *transaction)
         .await?;
     events.sort_by_key(|event| event.position);
+    if !events.is_empty() {
+        let chats: HashSet<&str> = events.iter().map(|event| event.chat.as_str()).collect();
+        let chats: Vec<&str> = chats.into_iter().collect();
+        bring_forward(&mut *transaction, bot, &chats).await?;
+    }
     let actions = actions(&mut transaction, now, &events).await?;
     transaction.commit().await?;
     Ok((events, actions))
+}
+
+async fn bring_forward<'e>(
+    executor: impl sqlx::SqliteExecutor<'e>,
+    bot: &BotId,
+    chats: &[&str],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(BRING_FORWARD)
+        .bind(bot.as_str())
+        .bind(json(chats)?)
+        .execute(executor)
+        .await?;
+    Ok(())
 }
 
 /// [`crate::store::Store::next_due`]
@@ -143,7 +224,13 @@ async fn read_next_due(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(String,
     let names: Vec<&str> = bots.iter().map(BotId::as_str).collect();
     sqlx::query_as(
         "SELECT bot, due_at - ?1 FROM (
-             SELECT b.value AS bot, (SELECT min(e.due_at) FROM events e WHERE e.bot = b.value AND e.state = 'waiting') AS due_at
+             SELECT b.value AS bot,
+                    (SELECT min(due_at) FROM (
+                        SELECT (SELECT min(e.due_at) FROM events e INDEXED BY events_next
+                                WHERE e.bot = b.value AND e.priority = p.value AND e.state = 'waiting' AND NOT e.covered)
+                               AS due_at
+                        FROM json_each('[0, 1, 2]') AS p
+                    )) AS due_at
              FROM json_each(?2) AS b
          ) WHERE due_at IS NOT NULL",
     )
@@ -153,10 +240,36 @@ async fn read_next_due(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(String,
     .await
 }
 
+/// [`crate::store::Store::waiting`]
+pub(super) async fn waiting(database: &Sqlite, bots: &[BotId]) -> Result<HashMap<BotId, u64>, StoreError> {
+    count_waiting(database, bots)
+        .await
+        .map_err(store_error)?
+        .into_iter()
+        .map(|(name, rows)| Ok((bot(&name)?, rows.unsigned_abs())))
+        .collect()
+}
+
+async fn count_waiting(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let names: Vec<&str> = bots.iter().map(BotId::as_str).collect();
+    sqlx::query_as(
+        "SELECT bot, rows FROM (
+             SELECT b.value AS bot,
+                    (SELECT count(*) FROM (SELECT 1 FROM events e INDEXED BY events_by_state
+                                           WHERE e.bot = b.value AND e.state = 'waiting' LIMIT ?2)) AS rows
+             FROM json_each(?1) AS b
+         ) WHERE rows > 0",
+    )
+    .bind(json(&names)?)
+    .bind(WAITING_COUNTED)
+    .fetch_all(&database.reader)
+    .await
+}
+
 /// [`crate::store::Store::overdue`]
 pub(super) async fn overdue(database: &Sqlite, overdue: Duration) -> Result<Vec<(BotId, u64)>, StoreError> {
     let counts: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT bot, count(*) FROM events WHERE state = 'waiting' AND due_at < ?1 GROUP BY bot ORDER BY bot",
+        "SELECT bot, count(*) FROM events INDEXED BY events_next WHERE state = 'waiting' AND NOT covered AND due_at < ?1 GROUP BY bot ORDER BY bot",
     )
     .bind(now_ms() - millis(overdue))
     .fetch_all(&database.reader)

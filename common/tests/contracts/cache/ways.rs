@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use openclaw_common::cache::Level;
 use openclaw_common::caches::memory::Memory;
-use openclaw_common::quota::{HORIZON, QUIET, Quota, Refused};
+use openclaw_common::priority::Priority;
+use openclaw_common::quota::{HORIZON, QUIET, Quota, Refused, Urgency};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::level;
 use super::rolling::Platform;
 use super::sending::lane;
+
+fn answer() -> Urgency {
+    Urgency::new(Priority::Answer)
+}
 
 /// What a send to `chat` counts against, by each of three bots.
 fn ways(chat: &str) -> Vec<Vec<Level>> {
@@ -26,7 +31,10 @@ async fn pool_lane(quota: Arc<Quota>, chat: String, platform: Arc<Platform>, unt
     let (cancel, ways) = (CancellationToken::new(), ways(&chat));
     for turn in 0.. {
         let send = async {
-            let reserved = quota.reserve(&ways, turn % ways.len(), &cancel).await.unwrap();
+            let reserved = quota
+                .reserve(&ways, turn % ways.len(), &answer(), &cancel)
+                .await
+                .unwrap();
             let levels = ways[reserved.way].clone();
             (quota.redeem(&levels, reserved, &cancel).await.unwrap(), levels)
         };
@@ -114,7 +122,7 @@ async fn who_is_cancelled_holds_no_place_in_any_line() {
     let (refused, ()) = tokio::join!(
         async {
             quota
-                .reserve(&ways("c:late"), 0, &cancel)
+                .reserve(&ways("c:late"), 0, &answer(), &cancel)
                 .await
                 .map(|reserved| reserved.way)
         },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use openclaw_common::bot::BotId;
 use openclaw_common::store::{ActionState, Begun, Intent, State, Step, Store, Wait};
 
-use super::world::{HOUR, World, arrival, bot, change, is_settled, keys, outcome, plan, taken, wait};
+use super::world::{HOUR, World, arrival, bot, change, is_settled, keys, outcome, plan, room, taken, wait};
 
 /// New events that wait: (key, chat, due in, hold), in order of delivery.
 async fn waiting(world: &World, rows: &[(&str, &str, Duration, bool)]) {
@@ -51,7 +51,14 @@ pub(super) async fn nothing_is_taken_before_it_is_due(world: World) {
     );
     world.pass("events", "due_at", "om_1", HOUR).await;
     assert_eq!(world.store.next_due(&[bot()]).await.unwrap()[&bot()], NOW);
-    assert!(world.store.take_due(&other, &[], 10, 10).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .take_due(&other, room(&[], 10, 10))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(keys(&world.take_due(10).await), ["om_1"]);
     assert!(world.take_due(10).await.is_empty(), "it is ours now");
     assert_eq!(
@@ -77,7 +84,15 @@ pub(super) async fn due_rows_come_in_order_of_position_within_the_limits(world: 
     )
     .await;
     let full: [Arc<str>; 2] = ["oc_full".into(), "oc_unheard_of".into()];
-    let take = async |per_chat, limit| keys(&world.store.take_due(&bot(), &full, per_chat, limit).await.unwrap());
+    let take = async |per_chat, limit| {
+        keys(
+            &world
+                .store
+                .take_due(&bot(), room(&full, per_chat, limit))
+                .await
+                .unwrap(),
+        )
+    };
     assert!(take(0, 10).await.is_empty() && take(10, 0).await.is_empty());
     assert_eq!(take(2, 3).await, ["om_9", "om_8", "om_7"]);
     assert_eq!(take(1, 2).await, ["om_6", "om_4"]);
@@ -93,15 +108,15 @@ pub(super) async fn a_full_chat_with_a_long_queue_holds_up_no_other(world: World
     waiting(&world, &[("om_other", "oc_other", NOW, false)]).await;
     let full: [Arc<str>; 1] = ["oc_long".into()];
     assert_eq!(
-        keys(&world.store.take_due(&bot(), &full, 8, 100).await.unwrap()),
+        keys(&world.store.take_due(&bot(), room(&full, 8, 100)).await.unwrap()),
         ["om_other"]
     );
     assert_eq!(
-        keys(&world.store.take_due(&bot(), &[], 2, 100).await.unwrap()),
+        keys(&world.store.take_due(&bot(), room(&[], 2, 100)).await.unwrap()),
         ["om_0", "om_1"]
     );
     let unfinished = world.store.unfinished(&bot(), &[]).await.unwrap();
-    assert_eq!(unfinished.held[&*full[0]], 2998);
+    assert_eq!(unfinished.held[&*full[0]].rows, 2998);
 }
 
 pub(super) async fn a_holding_row_that_is_not_due_keeps_later_ones_of_its_chat(world: World) {
@@ -180,7 +195,7 @@ pub(super) async fn two_workers_never_take_the_same_due_row(world: World) {
             tokio::spawn(async move {
                 let mut mine = Vec::new();
                 loop {
-                    let rows = store.take_due(&bot(), &[], 5, 20).await.unwrap();
+                    let rows = store.take_due(&bot(), room(&[], 5, 20)).await.unwrap();
                     if rows.is_empty() {
                         return mine;
                     }
@@ -224,7 +239,7 @@ pub(super) async fn unfinished_rows_come_in_order_with_raised_fences(world: Worl
     let held: HashSet<_> = unfinished
         .held
         .iter()
-        .map(|(chat, count)| (chat.to_string(), *count))
+        .map(|(chat, count)| (chat.to_string(), count.rows))
         .collect();
     assert_eq!(held, HashSet::from([("oc_1".to_owned(), 1), ("oc_2".to_owned(), 1)]));
     assert!(!world.step(&rows[0], Step::Start).await, "the former owner has lost it");

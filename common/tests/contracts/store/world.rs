@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Database;
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, SEND};
 use openclaw_common::secret::Secret;
 use openclaw_common::sqlite::Sqlite;
 use openclaw_common::store::{
-    ActionOutcome, ActionState, Arrival, Begun, Change, Intent, NewAction, Row, State, Step, Store, Wait,
+    ActionOutcome, ActionState, Arrival, Begun, Change, Intent, NewAction, Room, Row, State, Step, Store, Wait,
 };
 use openclaw_common::stores::postgres::Postgres;
 use openclaw_common::stores::sqlite::SqliteStore;
@@ -155,7 +155,17 @@ impl World {
     }
 
     pub(super) async fn take_due(&self, limit: u32) -> Vec<Row> {
-        self.store.take_due(&bot(), &[], 1000, limit).await.unwrap()
+        self.store.take_due(&bot(), room(&[], 1000, limit)).await.unwrap()
+    }
+}
+
+/// Room for so many rows of either kind of chat.
+pub(super) fn room(full: &[Arc<str>], per_chat: u32, limit: u32) -> Room<'_> {
+    Room {
+        full,
+        per_chat,
+        answers: limit,
+        others: limit,
     }
 }
 
@@ -188,6 +198,18 @@ pub(super) fn envelope(name: &str, chat: &str) -> Envelope {
 pub(super) fn arrival(key: &str, chat: &str, intent: Intent) -> Arrival {
     Arrival {
         envelope: Arc::new(envelope(key, chat)),
+        intent,
+    }
+}
+
+/// A call of the send API.
+pub(super) fn notification(key: &str, chat: &str, intent: Intent) -> Arrival {
+    let envelope = Envelope {
+        event_type: SEND.into(),
+        ..envelope(key, chat)
+    };
+    Arrival {
+        envelope: Arc::new(envelope),
         intent,
     }
 }
