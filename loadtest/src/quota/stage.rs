@@ -74,14 +74,18 @@ fn uneven(world: &World) -> anyhow::Result<Proxy> {
 pub(super) struct Lane {
     pub(super) recipient: Arc<Recipient>,
     pub(super) chat: String,
+    /// In a private chat a person of its own: what one person gets from a bot is one limit, whatever the chat.
+    user: String,
 }
 
 impl Lane {
     /// The bot's `number`th private chat.
     pub(super) fn private(recipient: &Arc<Recipient>, number: usize) -> Self {
+        let user = format!("ou_{}_{number}", recipient.bot);
         Self {
             recipient: recipient.clone(),
-            chat: format!("oc_p2p_ou_{}_{number}", recipient.bot),
+            chat: format!("oc_p2p_{user}"),
+            user,
         }
     }
 
@@ -90,6 +94,7 @@ impl Lane {
         Self {
             recipient: recipient.clone(),
             chat: SHARED.to_owned(),
+            user: "ou_someone".to_owned(),
         }
     }
 }
@@ -125,7 +130,7 @@ impl Demand {
             loop {
                 let missing = lanes.iter().zip(&waiting).flat_map(|(lane, waiting)| {
                     let texts = *waiting..backlog;
-                    texts.map(|_| Event::text(lane.recipient.clone(), &lane.chat, "ou_someone", "a question"))
+                    texts.map(|_| Event::text(lane.recipient.clone(), &lane.chat, &lane.user, "a question"))
                 });
                 pusher.open_loop(REFILL, missing.collect::<Vec<_>>().into_iter()).await;
                 waiting.fill(backlog);
