@@ -31,7 +31,7 @@ pub(crate) struct Engine {
     pub(crate) gate: Gate,
     pub(crate) crowds: Crowds,
     pub(crate) people: People,
-    pub(crate) feishu: Client,
+    pub(crate) feishu: Arc<Client>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,
     /// Every task of the worker, so that none is orphaned.

@@ -160,7 +160,8 @@ impl Gate {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn refresh(&self, flush: bool, bots: &Bots) {
+    /// Looks into the Store; with `flush`, also at what is spent.
+    pub(crate) async fn refresh(&self, flush: bool, bots: &Bots) {
         let looked = async {
             self.tenants.refresh().await?;
             if flush {

@@ -37,6 +37,8 @@ mod lanes;
 mod levels;
 mod membership;
 mod meter;
+#[cfg(test)]
+mod model;
 mod order;
 mod people;
 mod placement;
@@ -119,7 +121,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         gate: Gate::new(store.clone(), meter.clone()),
         crowds: Crowds::new(),
         people: People::new(cache.clone(), tracker.clone()),
-        feishu: Client::metered(cache.clone(), meter)?,
+        feishu: Arc::new(Client::metered(cache.clone(), meter)?),
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
