@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::{Feishu, Handler, Message, Quota, Security};
+use crate::pool::{self, Pool};
 use crate::secret::Secret;
 
 /// A bot's id: the name of its configuration folder, `[a-z0-9][a-z0-9_-]{0,63}`. Cheap to clone.
@@ -119,6 +120,7 @@ pub struct Bots {
 pub struct BotSet {
     by_id: BTreeMap<BotId, Arc<Bot>>,
     by_app: HashMap<Arc<str>, Arc<Bot>>,
+    pools: BTreeMap<BotId, Pool>,
     single: bool,
 }
 
@@ -131,7 +133,43 @@ impl BotSet {
             .values()
             .map(|bot| (bot.credentials.app_id.clone(), bot.clone()))
             .collect();
-        Self { by_id, by_app, single }
+        Self {
+            by_id,
+            by_app,
+            pools: BTreeMap::new(),
+            single,
+        }
+    }
+
+    /// The same bots, with these pools of them, which go by `message`. A pool named like a bot is left out.
+    #[must_use]
+    pub fn with_pools(mut self, pools: &BTreeMap<String, Vec<BotId>>, message: &Message) -> Self {
+        self.pools = pool::pools(pools, message, &self);
+        self.pools.retain(|name, _| !self.by_id.contains_key(name));
+        self
+    }
+
+    /// One pool by its name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.get(name)
+    }
+
+    /// All pools, by name.
+    #[must_use]
+    pub fn pools(&self) -> &BTreeMap<BotId, Pool> {
+        &self.pools
+    }
+
+    /// Whoever has a queue under this name: a bot, or a pool's face.
+    #[must_use]
+    pub fn served(&self, name: &str) -> Option<&Arc<Bot>> {
+        self.get(name).or_else(|| self.pool(name).map(|pool| &pool.face))
+    }
+
+    /// Everybody who has a queue: the bots, and the pools' faces.
+    pub fn all_served(&self) -> impl Iterator<Item = &Arc<Bot>> {
+        self.by_id.values().chain(self.pools.values().map(|pool| &pool.face))
     }
 
     /// One bot by its id.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use crate::bot::BotId;
 
-/// The event type of a call of the send API. Feishu's own types never begin so.
+/// The event type of a call of the send API: its body is a [`crate::send::SendOrder`], and no handler is asked. Feishu's own
+/// types never begin so.
 pub const SEND: &str = "openclaw.send";
 
 /// What makes two pushes the same event, across re-pushes, nodes and restarts.

@@ -4,9 +4,12 @@
 //! |---|---|
 //! | [`action_uuid`] | the uuid that makes a repeated send invisible |
 //! | [`backoff`] | waits between retries and reconnects |
+//! | [`bearer`] | the tokens of `api.tokens` |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
+//! | [`pool`] | bots that share a send address |
 //! | [`envelope`] | one event on its way: identity, lane, body |
+//! | [`send`] | a send that somebody asked for |
 //! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
 //! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
 //! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
@@ -29,6 +32,7 @@
 pub mod action_uuid;
 pub mod backend;
 pub mod backoff;
+pub mod bearer;
 pub mod bot;
 pub mod budget;
 pub mod cache;
@@ -39,6 +43,7 @@ pub mod data_dir;
 pub mod envelope;
 pub mod fail_point;
 pub mod health;
+pub mod pool;
 pub mod priority;
 pub mod queue;
 pub mod queues;
@@ -46,6 +51,7 @@ pub mod quota;
 pub mod replay;
 pub mod seal;
 pub mod secret;
+pub mod send;
 pub mod serve;
 pub mod sqlite;
 pub mod store;

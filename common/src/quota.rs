@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`Board`] | the algorithm itself, a pure function of the time it is given; `take.lua` is the same in Redis |
 //! | [`Quota`] | what a sender calls: asks the cache, waits in turn, checks that it woke in time |
+//! | [`Reservation`] | the earliest slot of several ways to send: a pool's members |
 //! | [`Urgency`] | whose turn it is among those who wait: answers, then notifications, then replays |
 //! | `lines` | who may ask next, so that two hundred lanes of a full bot are one question and not two hundred |
 //! | `fallback` | the conservative local bucket while the cache is down |
@@ -21,7 +22,7 @@ mod urgency;
 use std::time::Duration;
 
 pub use board::{Board, Offer};
-pub use front::{Permit, Quota, Refused};
+pub use front::{Permit, Quota, Refused, Reservation};
 pub use urgency::Urgency;
 
 /// How late a send may start after its slot. Must exceed the cache's round trip plus scheduler noise: the Redis backend

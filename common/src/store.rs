@@ -371,6 +371,8 @@ pub struct ActionRow {
     pub uuid: String,
     /// Feishu's id of the visible message.
     pub message_id: Option<String>,
+    /// The member of a pool that was chosen for it ([`Step::Choose`]).
+    pub sender: Option<String>,
 }
 
 /// A guarded change of one event.
@@ -408,6 +410,14 @@ pub enum Step {
         index: u32,
         /// At most 50 characters, never used before.
         uuid: String,
+    },
+    /// A pool's action is about to be sent through this member, and through no other until every try was definitely
+    /// refused. Counts as tried now.
+    Choose {
+        /// The action's index.
+        index: u32,
+        /// The member's id.
+        sender: String,
     },
     /// Actions have ended, the event goes on.
     Progress(Vec<ActionOutcome>),
@@ -614,6 +624,8 @@ pub struct ActionReport {
     pub code: Option<i64>,
     /// Feishu's id of the visible message.
     pub message_id: Option<String>,
+    /// The member of a pool that it went out through.
+    pub sender: Option<String>,
     /// When this uuid was first tried, Unix milliseconds.
     pub first_tried_ms: Option<i64>,
     /// When Feishu took it, Unix milliseconds.

@@ -126,10 +126,11 @@ impl Acceptor {
         }
     }
 
-    /// Stores an event, or finds that it is stored. `held` is dropped when all is done, client or no client.
+    /// Stores an event, or finds that it is stored: `known_as` is what the filter goes by. `held` is dropped when all is done, client or no client.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         mut envelope: Envelope,
+        known_as: EventKey,
         dedup_ttl: Duration,
         begun: Instant,
         held: impl Send + 'static,
@@ -140,7 +141,7 @@ impl Acceptor {
             Refusal::unavailable()
         })?;
         let (answer, outcome) = watch::channel(None);
-        let key = envelope.key.clone();
+        let key = known_as;
         let running = {
             let mut known = self.lock();
             if let Some(course) = known.storing.get(&key) {

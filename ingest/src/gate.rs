@@ -33,7 +33,7 @@ impl Gates {
         let known = bots.now();
         let mut by_bot = self.by_bot.write().unwrap_or_else(PoisonError::into_inner);
         // Bots that were removed leave nothing behind.
-        by_bot.retain(|id, _| known.get(id.as_str()).is_some());
+        by_bot.retain(|id, _| known.served(id.as_str()).is_some());
         by_bot.entry(bot.clone()).or_default().clone()
     }
 }

@@ -14,6 +14,8 @@
 //! | `identify.rs` | which event it is: key, lane, token, app |
 //! | `gate.rs` | per bot: its rate, and whether its queue is full |
 //! | `accept.rs` | claim, publish, mark: the only place where an event becomes ours |
+//! | `send.rs` | `POST /v1/messages`: who may, through whom, under which key |
+//! | `order.rs` | the body of a send, every mistake by its field |
 //! | `card.rs` | what a card click is answered with |
 //! | `reply.rs` | every answer a stranger can see |
 //! | `report.rs` | what the log says about requests |
@@ -28,10 +30,12 @@ mod document;
 mod gate;
 mod identify;
 mod node;
+mod order;
 mod overload;
 mod reply;
 mod report;
 mod route;
+mod send;
 mod verify;
 
 pub use node::{Drain, Ingest, run};

@@ -9,9 +9,12 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response};
+use axum::routing::any;
+use openclaw_common::bearer::Bearers;
 use openclaw_common::bot::{Bot, Bots};
 use openclaw_common::cache::Cache;
 use openclaw_common::config::Config;
+use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::health::{Health, health_routes};
 use openclaw_common::queue::Queue;
@@ -26,10 +29,10 @@ use crate::gate::Gates;
 use crate::identify::{Push, identify};
 use crate::overload::{Capacity, Overload, Permit};
 use crate::reply::{Code, Refusal, Reply, respond};
-use crate::{address, body, card, report, route, verify};
+use crate::{address, body, card, report, route, send, verify};
 
 /// The answer at the latest: half a second before Feishu gives up.
-const ANSWER: Duration = Duration::from_millis(2500);
+pub(crate) const ANSWER: Duration = Duration::from_millis(2500);
 
 /// What an ingest node works with.
 pub struct Ingest {
@@ -79,10 +82,15 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
         gates: Gates::default(),
         overload: Overload::new(Capacity::default()),
         report: report::Report::new(ingest.config.log.access),
+        bearers: Bearers::new(&ingest.config.api),
         config: ingest.config,
         bots: ingest.bots,
     });
-    let router = Router::new().fallback(push).with_state(node.clone()).merge(routes);
+    let router = Router::new()
+        .route("/v1/messages", any(send::send))
+        .fallback(push)
+        .with_state(node.clone())
+        .merge(routes);
     let limits = Limits {
         finish: drain.finish,
         ..Limits::default()
@@ -107,12 +115,14 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
     }
 }
 
-struct Node {
-    config: Arc<Config>,
-    bots: Bots,
-    acceptor: Arc<Acceptor>,
+pub(crate) struct Node {
+    pub(crate) config: Arc<Config>,
+    pub(crate) bots: Bots,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) overload: Arc<Overload>,
+    /// Who may use the send API.
+    pub(crate) bearers: Bearers,
     gates: Gates,
-    overload: Arc<Overload>,
     report: report::Report,
 }
 
@@ -166,15 +176,34 @@ impl Node {
         };
         drop(opened);
         envelope.traceparent = traceparent(headers).map(Into::into);
-        let gate = self.gates.of(&bot.id, &self.bots);
         if let Some(rate) = bot.security.rate_limit
-            && !gate.within(rate, Instant::now())
+            && !self.gates.of(&bot.id, &self.bots).within(rate, Instant::now())
         {
             return Err(Refusal::new(
                 Code::RateLimited,
                 "the bot gets more events than `security.rate_limit`",
             ));
         }
+        let known_as = envelope.key.clone();
+        let stored = self.store(bot, envelope, known_as, begun, permit).await?;
+        fail_point("I5", "");
+        Ok(match stored {
+            _ if card => Reply::Card(card::answer(bot.feishu.card_toast.as_ref())),
+            Stored::New => Reply::Accepted,
+            Stored::Before => Reply::Duplicate,
+        })
+    }
+
+    /// Into the queue of `bot`, if there is room.
+    pub(crate) async fn store(
+        &self,
+        bot: &Bot,
+        envelope: Envelope,
+        known_as: EventKey,
+        begun: Instant,
+        permit: Permit,
+    ) -> Result<Stored, Refusal> {
+        let gate = self.gates.of(&bot.id, &self.bots);
         self.acceptor.check_link()?;
         let Acceptor { queue, tasks, .. } = &*self.acceptor;
         let Some(room) = gate.room(&bot.id, bot.message.queue_size, queue, tasks).await else {
@@ -184,19 +213,13 @@ impl Node {
             ));
         };
         fail_point("I0", &envelope.key.key);
-        let stored = self
-            .acceptor
-            .accept(envelope, bot.message.dedup_ttl, begun, (permit, room))
-            .await?;
-        fail_point("I5", "");
-        Ok(match stored {
-            _ if card => Reply::Card(card::answer(bot.feishu.card_toast.as_ref())),
-            Stored::New => Reply::Accepted,
-            Stored::Before => Reply::Duplicate,
-        })
+        let ttl = bot.message.dedup_ttl;
+        self.acceptor
+            .accept(envelope, known_as, ttl, begun, (permit, room))
+            .await
     }
 
-    fn finish(
+    pub(crate) fn finish(
         &self,
         head: &Parts,
         bot: Option<&Bot>,
@@ -219,7 +242,7 @@ impl Node {
 }
 
 /// A W3C trace context, when it is one.
-fn traceparent(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let fits = |(index, byte): (usize, u8)| match index {

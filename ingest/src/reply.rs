@@ -21,6 +21,10 @@ pub(crate) enum Code {
     UnsupportedEncoding,
     RateLimited,
     QueueFull,
+    /// No token of `api.tokens`.
+    Unauthorized,
+    /// Another body under the same `Idempotency-Key`.
+    IdempotencyConflict,
     Unavailable,
 }
 
@@ -40,6 +44,8 @@ impl Code {
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::RateLimited => "rate_limited",
             Self::QueueFull => "queue_full",
+            Self::Unauthorized => "unauthorized",
+            Self::IdempotencyConflict => "idempotency_conflict",
             Self::Unavailable => "unavailable",
         }
     }
@@ -48,9 +54,10 @@ impl Code {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadSignature | Self::BadToken => StatusCode::UNAUTHORIZED,
+            Self::BadSignature | Self::BadToken | Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForbiddenAddress | Self::ForbiddenPath => StatusCode::FORBIDDEN,
             Self::NoSuchBot => StatusCode::NOT_FOUND,
+            Self::IdempotencyConflict => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -95,6 +102,13 @@ pub(crate) enum Reply {
     Card(Cow<'static, str>),
     /// The challenge to echo.
     Challenge(String),
+    /// A send, in the queue now or before.
+    Queued {
+        /// By which its outcome is found.
+        id: String,
+        /// It was in the queue before.
+        known: bool,
+    },
 }
 
 impl Reply {
@@ -105,6 +119,15 @@ impl Reply {
             Self::Duplicate => "duplicate",
             Self::Card(_) => "card",
             Self::Challenge(_) => "challenge",
+            Self::Queued { known: false, .. } => "send",
+            Self::Queued { known: true, .. } => "duplicate",
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Queued { .. } => StatusCode::ACCEPTED,
+            _ => StatusCode::OK,
         }
     }
 }
@@ -112,6 +135,11 @@ impl Reply {
 #[derive(Serialize)]
 struct Challenge<'challenge> {
     challenge: &'challenge str,
+}
+
+#[derive(Serialize)]
+struct Queued<'id> {
+    id: &'id str,
 }
 
 #[derive(Serialize)]
@@ -132,6 +160,7 @@ pub(crate) fn respond(outcome: &Result<Reply, Refusal>) -> Response<Body> {
         Ok(Reply::Card(Cow::Borrowed(answer))) => json(StatusCode::OK, *answer),
         Ok(Reply::Card(Cow::Owned(answer))) => json(StatusCode::OK, answer.clone()),
         Ok(Reply::Challenge(challenge)) => json(StatusCode::OK, encoded(&Challenge { challenge })),
+        Ok(reply @ Reply::Queued { id, .. }) => json(reply.status(), encoded(&Queued { id })),
         Err(Refusal { code, message }) => {
             let body = encoded(&ErrorBody {
                 error: ErrorDetail {
@@ -144,6 +173,11 @@ pub(crate) fn respond(outcome: &Result<Reply, Refusal>) -> Response<Body> {
                 response
                     .headers_mut()
                     .insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
+            if *code == Code::Unauthorized {
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             response
         }

@@ -105,7 +105,7 @@ fn access(head: &Parts, client: Option<IpAddr>, took: Duration, outcome: &Result
     let log_id = head.headers.get("x-tt-logid").and_then(|value| value.to_str().ok());
     match outcome {
         Ok(reply) => {
-            tracing::info!(target: ACCESS, log_id, "{method} {path} 200 {} {took:.1} ms {client}", reply.result());
+            tracing::info!(target: ACCESS, log_id, "{method} {path} {} {} {took:.1} ms {client}", reply.status().as_u16(), reply.result());
         }
         Err(Refusal { code, .. }) => {
             let (status, code) = (code.status().as_u16(), code.as_str());

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     /// Look at what was given up, send it again, or close it
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Send one message through the running node
+    Send(Send),
     /// Look at the monthly calls, and let a stopped tenant go on
     #[command(subcommand)]
     Quota(Quota),
@@ -49,6 +51,34 @@ pub(crate) enum Command {
     Keys(Keys),
     /// The Feishu simulator alone
     Sim(Sim),
+}
+
+/// One message.
+#[derive(Args, Debug)]
+pub(crate) struct Send {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Through this bot
+    #[arg(long, required_unless_present = "pool", conflicts_with = "pool")]
+    pub(crate) bot: Option<String>,
+    /// Through this pool's bot with the earliest free slot
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// To this chat (`oc_…`), person (`ou_…`, `on_…`, an email address) or user id
+    #[arg(long, value_name = "ID")]
+    pub(crate) to: String,
+    /// What it says
+    #[arg(long)]
+    pub(crate) text: String,
+    /// The same key again is the same message, sent once
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Where the node listens, instead of `server.port`
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// For machines: `{"id":…}`
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The configuration folder.

@@ -7,6 +7,7 @@
 //! | [`roles`] | `run`, `ingest`, `worker` |
 //! | [`check`] | every mistake in the configuration, then each dependency |
 //! | [`dlq`] | dead letters: list, show, replay, drop |
+//! | [`send`] | one message through the running node |
 //! | [`quota`] | monthly calls: show, resume |
 //! | [`demo`] | the pipeline at work against a simulated Feishu |
 //! | [`keys`], [`migrate`], [`simulator`] | the small commands |
@@ -23,6 +24,7 @@ mod node;
 mod print;
 mod quota;
 mod roles;
+mod send;
 mod signals;
 mod simulator;
 
@@ -33,6 +35,9 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Failure;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -75,6 +80,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Check(arguments) => check::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Dlq(command) => dlq::run(command).await,
+            Command::Send(arguments) => send::run(arguments).await,
             Command::Quota(command) => quota::run(command).await,
             Command::Keys(command) => keys::run(&command),
             Command::Sim(arguments) => simulator::run(arguments).await,

@@ -9,4 +9,6 @@ mod openclaw {
     mod feedback;
     mod heavy;
     mod pipeline;
+    mod pools;
+    mod send;
 }

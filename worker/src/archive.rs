@@ -67,7 +67,7 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
                 let Some((since, envelope, receipt)) = waiting.pop_front() else {
                     break;
                 };
-                if engine.bots.now().get(envelope.bot.as_str()).is_some() {
+                if engine.bots.now().served(envelope.bot.as_str()).is_some() {
                     match engine.queue.publish(envelope.clone()).await {
                         Ok(()) => receipt.ack(),
                         Err(error) => {
@@ -140,7 +140,7 @@ pub(crate) async fn bury_refused(engine: &Engine, envelope: Arc<Envelope>, error
 }
 
 /// Commits the dead letter, then acknowledges: until then the broker keeps the message.
-async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
+pub(crate) async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
     let class = burial.class;
     fail_point("D0", "");
     tracing::error!(event = %burial.envelope.key, bot = %burial.envelope.bot, class, error = burial.error, "message given up: see the dead letters");

@@ -29,6 +29,7 @@ use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
 use crate::lanes::{Lanes, REFILL, Started};
 use crate::levels;
+use crate::order;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
 
@@ -271,8 +272,9 @@ impl Attachment {
         self.looked = Instant::now();
         if found > 0 && !self.serving {
             // A predecessor may have died with requests on the wire: they may arrive until nobody waits for them any more.
-            let key = levels::bot_key(&self.handler.0);
-            self.engine.quota.pause(&key, quota::QUIET).await;
+            for key in levels::senders(&self.handler.0, &self.engine.bots.now()) {
+                self.engine.quota.pause(&key, quota::QUIET).await;
+            }
         }
         for chat in self.lanes.ready() {
             self.start_next(&chat);
@@ -294,6 +296,10 @@ impl Attachment {
                     continue;
                 }
             };
+            if order::is_order(&envelope) && self.held.contains_key(&envelope.key) {
+                order::settle(&self.engine, envelope, delivery.receipt);
+                continue;
+            }
             if let Some(copies) = self.held.get_mut(&envelope.key) {
                 copies.push(delivery.receipt);
                 telemetry::DUPLICATES_DROPPED.add(1);
@@ -346,11 +352,15 @@ impl Attachment {
                     if !row.new && row.envelope.chat != envelope.chat {
                         tracing::warn!(event = %envelope.key, "a copy names another chat: the first one counts");
                     }
-                    self.enter(Work {
-                        row,
-                        receipt: Some(receipt),
-                        started,
-                    });
+                    let mut receipt = Some(receipt);
+                    if !row.new
+                        && order::is_order(envelope)
+                        && !order::is_same(&self.engine, &row.envelope, envelope)
+                        && let Some(receipt) = receipt.take()
+                    {
+                        order::settle(&self.engine, envelope.clone(), receipt);
+                    }
+                    self.enter(Work { row, receipt, started });
                 }
                 Begun::Settled { parked } => {
                     if parked && arrival.intent == Intent::Park {
@@ -358,9 +368,14 @@ impl Attachment {
                         self.refill |= self.wants_refill(&envelope.chat);
                     } else {
                         self.cancel(&arrival);
-                        telemetry::DUPLICATES_DROPPED.add(1);
                         // Or it is our own parking, repeated after its answer was lost.
                         self.unsure |= arrival.intent == Intent::Park;
+                        self.release(&envelope.key);
+                        if order::is_order(envelope) {
+                            order::settle(&self.engine, envelope.clone(), receipt);
+                            continue;
+                        }
+                        telemetry::DUPLICATES_DROPPED.add(1);
                     }
                     receipt.ack();
                     self.release(&envelope.key);
@@ -450,7 +465,7 @@ impl Attachment {
 
     /// The bot as configured now; its handler is rebuilt when the configuration changed.
     fn current_bot(&mut self) -> Arc<Bot> {
-        if let Some(bot) = self.engine.bots.now().get(self.bot.as_str())
+        if let Some(bot) = self.engine.bots.now().served(self.bot.as_str())
             && !Arc::ptr_eq(bot, &self.handler.0)
         {
             self.handler = (bot.clone(), handler_of(bot));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use openclaw_common::bot::Bots;
+use openclaw_common::cache::Cache;
 use openclaw_common::config::Config;
 use openclaw_common::queue::Queue;
 use openclaw_common::quota::Quota;
@@ -22,6 +23,7 @@ use crate::pulse::Pulse;
 pub(crate) struct Engine {
     pub(crate) config: Arc<Config>,
     pub(crate) bots: Bots,
+    pub(crate) cache: Arc<dyn Cache>,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) commits: Commits,

@@ -86,6 +86,19 @@ impl Outcome {
         }
     }
 
+    /// Whether it says only that this bot cannot send there, so that another one perhaps can.
+    #[must_use]
+    pub fn is_about_this_bot(&self) -> bool {
+        match self {
+            Self::Permanent {
+                code: Some(code),
+                needs_operator,
+                ..
+            } => code::is_about_one_bot(*code, *needs_operator),
+            _ => false,
+        }
+    }
+
     /// Feishu's code, if it answered with one.
     #[must_use]
     pub fn code(&self) -> Option<i64> {

@@ -1,8 +1,9 @@
 //! Which limits a send counts against.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use openclaw_common::bot::Bot;
+use openclaw_common::bot::{Bot, BotSet};
 use openclaw_common::cache::Level;
 use openclaw_common::config::{Quota, Rate, SendKind};
 use openclaw_common::envelope::{Envelope, SEND};
@@ -98,6 +99,20 @@ pub(crate) fn levels(bot: &Bot, action: &Action, receiver: &Receiver) -> Vec<Lev
     }
     add(receiver.key.clone(), receiver.rate);
     levels
+}
+
+/// Levels of bots that more than one worker may send for: the pools' members, whose own events are another worker's.
+pub(crate) fn shared(bots: &BotSet) -> HashSet<String> {
+    let members = bots.pools().values().flat_map(|pool| pool.members(bots));
+    members.map(|bot| bot_key(bot)).collect()
+}
+
+/// The levels of whoever sends for `bot`: its own, or those of a pool's members.
+pub(crate) fn senders(bot: &Bot, bots: &BotSet) -> Vec<String> {
+    match bots.pool(bot.id.as_str()) {
+        Some(pool) => pool.members(bots).map(|bot| bot_key(bot)).collect(),
+        None => vec![bot_key(bot)],
+    }
 }
 
 /// The level of everything a bot sends.

@@ -7,6 +7,8 @@
 //! | [`attachment`] | one attachment: deliveries into lanes, lanes into tasks |
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
+//! | [`order`] | sends that somebody asked for |
+//! | [`sender`], [`membership`] | through whom: the bot, or the member of a pool that is in the chat |
 //! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
 //! | [`gate`] | what keeps a bot from sending although it has slots: [`tenants`], [`spending`], [`breaker`] |
@@ -33,15 +35,18 @@ mod gate;
 pub mod handler;
 mod lanes;
 mod levels;
+mod membership;
 mod meter;
 #[cfg(test)]
 mod model;
+mod order;
 mod people;
 mod placement;
 mod process;
 mod pulse;
 mod recent;
 mod runner;
+mod sender;
 mod sending;
 mod spending;
 mod tenants;
@@ -120,6 +125,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         pulse: Pulse::start(&tracker, &hard_stop),
         config,
         bots,
+        cache: cache.clone(),
         queue: queue.clone(),
         store,
         keys,

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
+use crate::levels;
 use crate::runner::{Command, Runner, Status};
 
 const BEAT: Duration = Duration::from_secs(1);
@@ -192,14 +193,15 @@ impl Placement {
 
     fn place(&mut self) {
         let bots = self.engine.bots.now();
+        self.engine.quota.share(levels::shared(&bots));
         self.roster.with(|places| {
             for (id, place) in places.iter() {
-                if bots.get(id.as_str()).is_none() {
+                if bots.served(id.as_str()).is_none() {
                     place.revoked.cancel();
                 }
             }
         });
-        for bot in bots.iter() {
+        for bot in bots.all_served() {
             self.place_bot(&bot.id);
         }
     }

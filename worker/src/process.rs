@@ -12,8 +12,10 @@ use openclaw_common::bot::Bot;
 use openclaw_common::config::{OnStale, Order};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
+use openclaw_common::pool::Pool;
 use openclaw_common::queue::Receipt;
 use openclaw_common::quota::Urgency;
+use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
@@ -23,12 +25,16 @@ use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{Handler, HandlerError};
+use crate::sender::Sender;
 use crate::sending::{ActionRun, Sent};
+use crate::{membership, order};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
 /// A handler that takes longer has failed (`reliability.md` D8).
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A scheduled send this close to its time waits in its lane.
+const NEARLY: Duration = Duration::from_secs(1);
 const TOO_LATE: &str = "Sorry, this message could not be answered in time.";
 
 /// An event that a lane runs.
@@ -140,6 +146,9 @@ impl Run {
                 .wait(row, Vec::new(), wait.wait, row.attempt, true, wait.failure())
                 .await;
         }
+        if let Some(end) = self.early(row).await? {
+            return Ok(end);
+        }
         if let Some(end) = self.stale(row).await? {
             return Ok(end);
         }
@@ -159,15 +168,36 @@ impl Run {
         self.carry_out(row, &plan, first_send).await
     }
 
+    /// A scheduled send waits in the Store; later messages of its chat pass meanwhile.
+    async fn early(&self, row: &Row) -> Flow<Option<End>> {
+        let (wait, _) = order::scheduled(&self.engine, row);
+        if wait > NEARLY {
+            return self
+                .wait(row, Vec::new(), wait, row.attempt, false, None)
+                .await
+                .map(Some);
+        }
+        if !wait.is_zero() {
+            self.pause(wait).await?;
+        }
+        Ok(None)
+    }
+
     /// `message.max_age`: a late answer is often worse than none. What was partly sent is carried through.
     async fn stale(&self, row: &Row) -> Flow<Option<End>> {
         let policy = &self.bot.message;
         let age = Duration::from_millis(u64::try_from(row.age_ms).unwrap_or(0));
+        let age = age.saturating_sub(order::scheduled(&self.engine, row).1);
         let touched = row.actions.iter().any(|action| action.first_tried_ms_ago.is_some());
         if age <= policy.max_age || touched || row.replay_generation > 0 {
             return Ok(None);
         }
-        match policy.on_stale {
+        let on_stale = match policy.on_stale {
+            // Where somebody only asked for a send there is nobody to answer.
+            OnStale::Reply if order::is_order(&row.envelope) => OnStale::DeadLetter,
+            on_stale => on_stale,
+        };
+        match on_stale {
             OnStale::DeadLetter => {
                 let error = format!("older than message.max_age ({} s)", policy.max_age.as_secs());
                 self.die(row, Vec::new(), "stale", None, error).await.map(Some)
@@ -192,6 +222,10 @@ impl Run {
     }
 
     async fn make_plan(&self, row: &Row, started: bool) -> Flow<Made> {
+        if let Some(order) = order::read(&self.engine, row) {
+            return self.plan_order(row, order).await;
+        }
+        membership::heed(&self.engine, &self.bot, &row.envelope).await;
         let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
         if earlier_starts >= POISON_STARTS {
             let error = format!("its handler took the process down {earlier_starts} times");
@@ -232,6 +266,23 @@ impl Run {
             }),
             Err(error) => self.handler_failed(row, error).await.map(Made::End),
         }
+    }
+
+    /// Somebody has said what to send: no handler is asked.
+    async fn plan_order(&self, row: &Row, order: Result<SendOrder, String>) -> Flow<Made> {
+        let dead = |class, error| self.die(row, Vec::new(), class, None, error);
+        if order::is_conflict(row) {
+            let error = "another message was sent under this Idempotency-Key: this one never is".to_owned();
+            return dead(order::CONFLICT, error).await.map(Made::End);
+        }
+        let plan = match order {
+            Ok(order) => order::plan(order),
+            Err(error) => return dead("unreadable", error).await.map(Made::End),
+        };
+        Ok(match self.commit_plan(row, &plan).await? {
+            Some(end) => Made::End(end),
+            None => Made::Plan(plan),
+        })
     }
 
     /// Runs the handler in a task of its own: its panic is its failure, not the lane's.
@@ -287,7 +338,8 @@ impl Run {
                 kind: action.kind(),
                 target: action.target().to_owned(),
                 uuid: action_uuid::action_uuid(&row.envelope.key, index_u32(index), action.kind(), 0),
-                tried: index == 0,
+                // A pool's first action is tried when its sender is chosen.
+                tried: index == 0 && !Pool::is_face(&self.bot),
             })
             .collect();
         match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
@@ -323,7 +375,8 @@ impl Run {
                 first_tried: stored
                     .and_then(|stored| stored.first_tried_ms_ago)
                     .map(|ago| Duration::from_millis(u64::try_from(ago).unwrap_or(0))),
-                counted: first_send && index == 0,
+                counted: first_send && index == 0 && !Pool::is_face(&self.bot),
+                sender: Sender::new(&self.bot, stored.and_then(|stored| stored.sender.clone())),
                 clean: stored.is_none_or(|stored| stored.refused_before || stored.first_tried_ms_ago.is_none()),
                 since: Instant::now(),
             };

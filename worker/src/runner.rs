@@ -113,7 +113,7 @@ impl Runner {
     pub(crate) async fn run(mut self) -> Option<Deliveries> {
         let mut reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
         loop {
-            let bot = self.engine.bots.now().get(self.bot.as_str()).cloned()?;
+            let bot = self.engine.bots.now().served(self.bot.as_str()).cloned()?;
             let prefetch = prefetch(&bot);
             // Whatever was said to an earlier attachment does not hold for the next one.
             while self.commands.try_recv().is_ok() {}

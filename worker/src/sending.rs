@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use openclaw_common::bot::Bot;
 use openclaw_common::cache::Level;
 use openclaw_common::config::OnUnknown;
 use openclaw_common::fail_point::fail_point;
@@ -14,6 +15,7 @@ use crate::feishu::{Outcome, Scope};
 use crate::gate::{Pass, Wait};
 use crate::levels::{self, Receiver};
 use crate::process::{End, Flow, Interrupt, Run};
+use crate::sender::{Choice, Sender};
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
 /// How an action left its lane.
@@ -35,6 +37,8 @@ pub(crate) struct ActionRun<'a> {
     pub(crate) action: &'a Action,
     pub(crate) index: u32,
     pub(crate) uuid: String,
+    /// Through whom.
+    pub(crate) sender: Sender,
     /// How long ago it was first tried, when it was taken up.
     pub(crate) first_tried: Option<Duration>,
     /// Whether the plan's commit has counted this try.
@@ -63,6 +67,24 @@ impl ActionRun<'_> {
                 }
                 (tries, waited) = (Tries::default(), Duration::ZERO);
             }
+            let choice = match self.choose().await {
+                Ok(choice) => choice,
+                Err(interrupt) => return self.untried(interrupt).await,
+            };
+            let failed = match choice {
+                Choice::Made => None,
+                Choice::Failed(outcome) => Some(outcome),
+                Choice::Park(wait) => {
+                    let actions = vec![self.outcome(ActionState::Planned, None, None)];
+                    let parked = self.run.wait(self.row, actions, wait, tries.attempts, true, None);
+                    return parked.await.map(Sent::End);
+                }
+                Choice::Nobody { code, error } => {
+                    let actions = vec![self.outcome(ActionState::Refused, code, None)];
+                    let died = self.run.die(self.row, actions, "permanent", code, error);
+                    return died.await.map(Sent::End);
+                }
+            };
             let probe = match self.leave(&mut patience).await {
                 Ok(Ok(probe)) => probe,
                 Ok(Err(wait)) => {
@@ -75,14 +97,20 @@ impl ActionRun<'_> {
                 }
                 Err(interrupt) => return self.untried(interrupt).await,
             };
-            let receiver = self.receiver().await;
-            if !std::mem::take(&mut self.counted) {
-                self.run.commit(self.row, Step::Try { index: self.index }).await?;
-            }
-            // A token first: buying one can take longer than a slot is good for.
-            let mut outcome = match engine.feishu.prepare(&self.run.bot).await {
+            let receiver = self.receiver(&self.sender.bot).await;
+            let prepared = match failed {
+                Some(outcome) => Err(outcome),
+                None => {
+                    if !std::mem::take(&mut self.counted) {
+                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
+                    }
+                    // A token first: buying one can take longer than a slot is good for.
+                    engine.feishu.prepare(&self.sender.bot).await
+                }
+            };
+            let mut outcome = match prepared {
                 Ok(()) => {
-                    let levels = self.levels(&receiver);
+                    let levels = self.levels(&self.sender.bot, &receiver);
                     let permit = match self.slot(&levels).await {
                         Ok(Slot::Permit(permit)) => permit,
                         Ok(Slot::Park(wait)) => {
@@ -94,11 +122,11 @@ impl ActionRun<'_> {
                         Err(interrupt) => return self.untried(interrupt).await,
                     };
                     // The waits may have outlasted the uuid, or the leave to send.
-                    if self.outlived() || !engine.gate.holds(&self.run.bot, probe) {
+                    if self.outlived() || !engine.gate.holds(&self.sender.bot, probe) {
                         continue;
                     }
                     fail_point("W2", &self.row.envelope.key.key);
-                    let send = engine.feishu.send(&self.run.bot, self.action, &self.uuid);
+                    let send = engine.feishu.send(&self.sender.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
                 Err(outcome) => outcome,
@@ -106,7 +134,14 @@ impl ActionRun<'_> {
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
             self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
-            if engine.gate.hear(&self.run.bot, &outcome, probe, Instant::now()) {
+            if engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now()) {
+                continue;
+            }
+            if self.is_anothers(&outcome).await {
+                if let Outcome::Limited { pause, .. } = outcome {
+                    let pause = pause.unwrap_or(Duration::from_secs(1));
+                    self.pause_level(&outcome, &receiver, pause).await;
+                }
                 continue;
             }
             self.learn(&mut outcome, &receiver);
@@ -116,7 +151,7 @@ impl ActionRun<'_> {
                 ..
             } = outcome
             {
-                let (bot, error) = (&self.run.bot, outcome.message());
+                let (bot, error) = (&self.sender.bot, outcome.message());
                 engine
                     .gate
                     .tenants
@@ -226,7 +261,7 @@ impl ActionRun<'_> {
     }
 
     /// Waits for a slot at every level, and for everything else without which nothing may be sent.
-    async fn slot(&self, levels: &[Level]) -> Flow<Slot> {
+    async fn slot(&mut self, levels: &[Level]) -> Flow<Slot> {
         let engine = &self.run.engine;
         let begun = Instant::now();
         loop {
@@ -234,8 +269,17 @@ impl ActionRun<'_> {
                 () = engine.commits.reachable() => {}
                 () = self.run.stop.cancelled() => return Err(Interrupt::Stopped),
             }
-            let permit = match engine.quota.acquire_as(levels, &self.run.urgency, &self.run.stop).await {
-                Ok(permit) => permit,
+            let permit = match self.sender.reserved() {
+                Some(reserved) => engine.quota.redeem(levels, reserved, &self.run.stop).await,
+                None => engine
+                    .quota
+                    .acquire_as(levels, &self.run.urgency, &self.run.stop)
+                    .await
+                    .map(Some),
+            };
+            let permit = match permit {
+                Ok(Some(permit)) => permit,
+                Ok(None) => continue,
                 Err(Refused::Cancelled) => return Err(Interrupt::Stopped),
                 Err(Refused::Park(wait)) => return Ok(Slot::Park(wait)),
             };
@@ -244,7 +288,8 @@ impl ActionRun<'_> {
             }
             // The database may have gone while the slot was waited for; then the slot is spent in vain.
             if engine.commits.is_reachable() && permit.in_time() {
-                telemetry::QUOTA_WAIT_SECONDS.record(self.run.bot.id.as_str(), begun.elapsed());
+                let waited = begun.elapsed().max(permit.waited);
+                telemetry::QUOTA_WAIT_SECONDS.record(self.run.bot.id.as_str(), waited);
                 return Ok(Slot::Permit(permit));
             }
         }
@@ -268,7 +313,7 @@ impl ActionRun<'_> {
     async fn leave(&self, patience: &mut Duration) -> Flow<Result<bool, Wait>> {
         loop {
             let kind = levels::send_kind(&self.row.envelope);
-            match self.run.engine.gate.ask(&self.run.bot, kind, Instant::now()) {
+            match self.run.engine.gate.ask(&self.sender.bot, kind, Instant::now()) {
                 Pass::Go { probe } => return Ok(Ok(probe)),
                 Pass::Wait(wait) if wait.wait <= *patience => {
                     *patience -= wait.wait;
@@ -279,15 +324,15 @@ impl ActionRun<'_> {
         }
     }
 
-    async fn receiver(&self) -> Receiver {
-        let (bot, chat) = (&self.run.bot, &self.row.envelope.chat);
+    pub(crate) async fn receiver(&self, bot: &Bot) -> Receiver {
+        let chat = &self.row.envelope.chat;
         let app = &bot.credentials.app_id;
         let whose = self.run.engine.people.whose(app, levels::chat_of(self.action, chat));
         Receiver::of(&bot.quota, self.action, chat, whose.await.as_ref())
     }
 
-    fn levels(&self, receiver: &Receiver) -> Vec<Level> {
-        let mut levels = levels::levels(&self.run.bot, self.action, receiver);
+    pub(crate) fn levels(&self, bot: &Bot, receiver: &Receiver) -> Vec<Level> {
+        let mut levels = levels::levels(bot, self.action, receiver);
         for level in levels.iter_mut().filter(|level| level.key == receiver.key) {
             self.run.engine.crowds.narrow(level, Instant::now());
         }
@@ -311,7 +356,7 @@ impl ActionRun<'_> {
                 if let (Action::Create { to, .. }, Some(chat)) = (self.action, chat_id)
                     && to.starts_with("ou_")
                 {
-                    engine.people.learn(&self.run.bot.credentials.app_id, chat, Some(to));
+                    engine.people.learn(&self.sender.bot.credentials.app_id, chat, Some(to));
                 }
             }
             _ => {}
@@ -323,7 +368,7 @@ impl ActionRun<'_> {
             return;
         };
         let key = match scope {
-            Scope::Api => levels::paused_key(&self.run.bot, self.action),
+            Scope::Api => levels::paused_key(&self.sender.bot, self.action),
             Scope::Chat => receiver.key.clone(),
             Scope::Tenant => return,
         };

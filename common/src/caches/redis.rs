@@ -1,4 +1,4 @@
-//! The cache in Redis 6.2 or later: shared by all processes. Needs `maxmemory-policy noeviction`: an evicted slot log is
+//! The cache in Redis 7 or later: shared by all processes. Needs `maxmemory-policy noeviction`: an evicted slot log is
 //! a limit forgotten.
 //!
 //! | key | what |
@@ -58,7 +58,6 @@ pub struct Redis {
     give_back: Script,
     hold: Script,
     pause: Script,
-    claim: Script,
     remove_if: Script,
     beat: Script,
     leave: Script,
@@ -71,12 +70,7 @@ impl Redis {
     /// When the URL is malformed: the configuration's fault.
     pub fn connect(url: &Secret) -> Result<Self, CacheError> {
         Ok(Self {
-            link: Link::open(
-                url,
-                script!("now" "born"),
-                BORN,
-                vec![script!("claim"), script!("now" "born" "take")],
-            )?,
+            link: Link::open(url, script!("now" "born"), BORN, vec![script!("now" "born" "take")])?,
             guard: Guard::new(),
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),
@@ -84,7 +78,6 @@ impl Redis {
             give_back: script!("now" "give_back"),
             hold: script!("now" "hold"),
             pause: script!("now" "pause"),
-            claim: script!("claim"),
             remove_if: script!("remove_if"),
             beat: script!("now" "beat"),
             leave: script!("leave"),
@@ -114,14 +107,23 @@ impl Redis {
 #[async_trait]
 impl Cache for Redis {
     async fn claim(&self, key: &EventKey, token: &str, ttl: Duration) -> Result<Claim, CacheError> {
-        let mut call = self.claim.prepare_invoke();
-        call.key(dedup_key(key)).arg(format!("p:{token}")).arg(millis(ttl));
-        match self.run(DEDUP_LIMIT, &call).await? {
-            0 => Ok(Claim::Claimed),
-            1 => Ok(Claim::Busy),
-            2 => Ok(Claim::Done),
-            other => Err(CacheError(format!("claim.lua answered {other}"))),
-        }
+        let claim = format!("p:{token}");
+        let mut command = redis::cmd("SET");
+        command
+            .arg(dedup_key(key))
+            .arg(&claim)
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(millis(ttl));
+        let held: Option<String> = self.command(DEDUP_LIMIT, &command).await?;
+        Ok(match held.as_deref() {
+            None => Claim::Claimed,
+            Some("d") => Claim::Done,
+            // Its answer may have been lost.
+            Some(held) if held == claim => Claim::Claimed,
+            Some(_) => Claim::Busy,
+        })
     }
 
     async fn finish(&self, key: &EventKey, ttl: Duration) -> Result<(), CacheError> {

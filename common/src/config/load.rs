@@ -53,8 +53,8 @@ pub fn load(dir: &Path, environment: &Environment) -> Result<Loaded, Mistakes> {
         return Err(Mistakes::new(mistakes));
     }
     Ok(Loaded {
+        bots: BotSet::new(bots, form == Form::Single).with_pools(&reading.config.pools, &reading.config.message),
         config: reading.config,
-        bots: BotSet::new(bots, form == Form::Single),
         warnings: reading.warnings,
         not_yet: reading.not_yet,
         dir: dir.to_owned(),

@@ -233,12 +233,12 @@ pub(super) fn resolve_data_dir(config: &mut Config, folder: &Path) {
     }
 }
 
-/// The node's own sections in which two configurations differ: those that take a restart.
+/// The node's own sections in which two configurations differ: those that take a restart. Pools are not among them:
+/// they change with the bots.
 pub(super) fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("server", old.server != new.server),
         ("backend", old.backend != new.backend),
-        ("pools", old.pools != new.pools),
         ("monitoring", old.monitoring != new.monitoring),
         ("database", old.database != new.database),
         ("encryption", old.encryption != new.encryption),

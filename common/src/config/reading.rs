@@ -17,7 +17,7 @@ use super::{Config, scalar};
 use crate::bot::{Bot, BotId, Credentials};
 
 /// What the reference describes and this version does not serve yet; one line goes with each feature that arrives.
-pub(super) const NOT_YET: [&str; 3] = ["pools", "api.tokens", "console"];
+pub(super) const NOT_YET: [&str; 1] = ["console"];
 
 /// Rows of finished events are what recognises a re-push (up to 8 hours) and a repeated `Idempotency-Key` (24 hours).
 const SAFE_RETENTION: Duration = Duration::from_secs(24 * 3600);

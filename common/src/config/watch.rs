@@ -148,11 +148,16 @@ impl Follower {
             self.take_over_node(reading.config);
         }
         let changes = changes(&old, &bots);
-        if !changes.is_empty() {
-            self.current
-                .send_replace(Arc::new(BotSet::new(bots.into_values(), self.form == Form::Single)));
+        let next = BotSet::new(bots.into_values(), self.form == Form::Single)
+            .with_pools(&self.config.pools, &self.config.message);
+        let pools = pool_changes(&old, &next);
+        if !changes.is_empty() || !pools.is_empty() {
+            self.current.send_replace(Arc::new(next));
             for (bot, change) in changes {
                 info!(%bot, "bot {change}");
+            }
+            for (pool, change) in pools {
+                info!(%pool, "pool {change}");
             }
         }
     }
@@ -224,6 +229,17 @@ fn changes(old: &BotSet, new: &BTreeMap<BotId, Arc<Bot>>) -> Vec<(BotId, &'stati
         Some(_) => None,
     });
     removed.chain(others).collect()
+}
+
+fn pool_changes(old: &BotSet, new: &BotSet) -> Vec<(BotId, &'static str)> {
+    let (old, new) = (old.pools(), new.pools());
+    let removed = old.keys().filter(|name| !new.contains_key(*name));
+    let others = new.iter().filter_map(|(name, pool)| match old.get(name) {
+        None => Some((name.clone(), "added")),
+        Some(before) if before != pool => Some((name.clone(), "changed")),
+        Some(_) => None,
+    });
+    removed.map(|name| (name.clone(), "removed")).chain(others).collect()
 }
 
 /// The operating system's notifications; deaf when it gives none, and then the poll alone is left.

@@ -4,7 +4,7 @@
 //! cannot know, so it is silent when it starts, when it first serves a bot (another process may have served it a moment
 //! ago), and when the cache returns, for as long as another's last slots can still count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ pub(super) struct Fallback {
     mode: Mode,
     /// While alone: since when each bot has been served, and when it was last asked for.
     served: HashMap<String, (u64, u64)>,
+    /// Bots that others may send for too.
+    shared: HashSet<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,12 @@ impl Fallback {
             board: Board::new(0),
             mode: Mode::Shared { failing: None },
             served: HashMap::new(),
+            shared: HashSet::new(),
         }
+    }
+
+    pub(super) fn share(&mut self, bots: HashSet<String>) {
+        self.shared = bots;
     }
 
     pub(super) fn degraded(&self) -> bool {
@@ -181,7 +188,7 @@ impl Fallback {
             key: level.key.clone(),
             count: match level.count {
                 0 => 0,
-                count if level.key.starts_with(BOT) => own_share(count),
+                count if level.key.starts_with(BOT) && !self.shared.contains(&level.key) => own_share(count),
                 count => (count / self.max_workers).max(1),
             },
             window: level.window,

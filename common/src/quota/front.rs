@@ -1,10 +1,14 @@
 //! What a sender calls before it sends.
 
+mod any;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use self::any::Reservation;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +77,7 @@ enum Answer {
     Later { at: Instant, level: usize },
 }
 
+#[derive(Debug)]
 struct Held {
     at: Instant,
     /// From when it counts: a guard before the latest arrival of a send that is in time.
@@ -213,6 +218,12 @@ impl Quota {
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.fallback().degraded()
+    }
+
+    /// Bots that several processes may send for at a time, by the keys of their levels: the members of pools. While the cache
+    /// is down each process has a share of them only.
+    pub fn share(&self, bots: HashSet<String>) {
+        self.fallback().share(bots);
     }
 
     /// How many senders wait in a line now.

@@ -79,6 +79,12 @@ impl Lines {
         place
     }
 
+    /// Whether anybody waits for one of these levels.
+    pub(super) fn is_waited_for(&self, levels: &[Level]) -> bool {
+        let lines = self.lock();
+        levels.iter().any(|level| lines.contains_key(&level.key))
+    }
+
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.lock().values().map(|line| line.waiting.len()).sum()

@@ -119,6 +119,8 @@ pub(super) struct Outcome<'a> {
     pub(super) tries: i32,
     /// A new uuid, whose first try is now.
     pub(super) uuid: Option<&'a str>,
+    /// The member of a pool that was chosen.
+    pub(super) sender: Option<&'a str>,
 }
 
 /// A count as the databases keep it.
@@ -136,6 +138,7 @@ impl<'a> Outcome<'a> {
             refused: outcome.refused,
             tries: count(outcome.tries),
             uuid: None,
+            sender: None,
         }
     }
 
@@ -149,6 +152,7 @@ impl<'a> Outcome<'a> {
             refused: false,
             tries: 1,
             uuid,
+            sender: None,
         }
     }
 }
@@ -206,6 +210,13 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
         Step::Renew { index, uuid } => {
             patch.from_received = false;
             patch.outcomes.push(Outcome::tried(*index, Some(uuid)));
+        }
+        Step::Choose { index, sender } => {
+            patch.from_received = false;
+            patch.outcomes.push(Outcome {
+                sender: Some(sender),
+                ..Outcome::tried(*index, None)
+            });
         }
         Step::Progress(outcomes) => {
             patch.from_received = false;

@@ -52,6 +52,7 @@ pub(super) struct ActionRecord {
     refused: bool,
     uuid: String,
     message_id: Option<String>,
+    sender: Option<String>,
 }
 
 /// How an event stands.
@@ -76,6 +77,7 @@ pub(super) struct ReportRecord {
     tries: i64,
     code: Option<i64>,
     message_id: Option<String>,
+    sender: Option<String>,
     first_tried_ms: Option<i64>,
     sent_ms: Option<i64>,
 }
@@ -194,6 +196,7 @@ fn group(actions: Vec<ActionRecord>, events: usize) -> Result<Vec<Vec<ActionRow>
                 refused_before: record.refused,
                 uuid: record.uuid,
                 message_id: record.message_id,
+                sender: record.sender,
             });
     }
     Ok(by_event)
@@ -249,6 +252,7 @@ pub(super) fn inspection(event: EventRecord, actions: Vec<ReportRecord>) -> Resu
             tries: number(record.tries)?,
             code: record.code,
             message_id: record.message_id,
+            sender: record.sender,
             first_tried_ms: record.first_tried_ms,
             sent_ms: record.sent_ms,
         })

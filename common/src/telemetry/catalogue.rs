@@ -30,11 +30,12 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    /// Webhook requests by how they ended: stored in the queue (`accepted`, `card`), known already (`duplicate`), answered without storing (`challenge`), or refused (the error code).
+    /// Webhook requests by how they ended: stored in the queue (`accepted`, `card`, of the send API `send`), known already (`duplicate`), answered without storing (`challenge`), or refused (the error code).
     EVENTS = CounterBy("openclaw_events_total", "result", &[
         "accepted", "card", "duplicate", "challenge",
         "malformed", "bad_signature", "bad_token", "forbidden_address", "forbidden_path", "no_such_bot", "too_large",
-        "unsupported_encoding", "rate_limited", "queue_full", "unavailable",
+        "unsupported_encoding", "rate_limited", "queue_full", "unavailable", "send", "unauthorized",
+        "idempotency_conflict",
     ]);
     /// HTTP answers of ingest that report an error.
     HTTP_ERRORS = CounterBy("openclaw_http_errors_total", "status", &["4xx", "5xx"]);
@@ -55,6 +56,7 @@ catalogue! {
     /// Events given up, by reason.
     DEAD_LETTERS = CounterBy("openclaw_dead_letters_total", "class", &[
         "permanent", "exhausted", "ambiguous", "stale", "poison", "handler", "delivery_limit", "no_such_bot", "unreadable",
+        "idempotency_conflict",
     ]);
     /// Deliveries of events that the store had finished before.
     DUPLICATES_DROPPED = Counter("openclaw_duplicates_dropped_total");

@@ -10,6 +10,7 @@ mod rolling;
 mod sending;
 mod server;
 mod urgency;
+mod ways;
 mod windows;
 
 use std::time::Duration;

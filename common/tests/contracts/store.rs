@@ -60,6 +60,7 @@ promises!(
         a_refusal_counts_until_the_next_try_begins,
         what_is_sent_stays_sent,
         a_renewed_action_has_a_new_uuid_and_a_new_hour,
+        a_chosen_sender_is_there_for_whoever_comes_next,
         looking_at_an_event_takes_nothing_up,
         only_handler_starts_that_ended_badly_add_up,
         age_counts_from_acceptance_and_is_never_negative,

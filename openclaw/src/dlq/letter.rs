@@ -79,6 +79,8 @@ struct Action<'a> {
     code: Option<i64>,
     message_id: Option<&'a str>,
     uuid: &'a str,
+    /// The member of a pool it went out through.
+    sender: Option<&'a str>,
     first_tried_at: Option<String>,
     sent_at: Option<String>,
 }
@@ -94,6 +96,7 @@ impl<'a> Action<'a> {
             code: action.code,
             message_id: action.message_id.as_deref(),
             uuid: &action.uuid,
+            sender: action.sender.as_deref(),
             first_tried_at: action.first_tried_ms.map(rfc3339),
             sent_at: action.sent_ms.map(rfc3339),
         }

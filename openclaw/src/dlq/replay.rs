@@ -68,7 +68,7 @@ pub(super) async fn run(arguments: &cli::DlqReplay) -> Result<(), Failure> {
     judge(endings)
 }
 
-/// One for each bot that the folder serves and that has letters.
+/// One for each bot or pool that the folder serves and that has letters.
 async fn campaigns(
     opened: &Opened,
     filter: &DeadFilter,
@@ -76,7 +76,7 @@ async fn campaigns(
 ) -> Result<Vec<(BotId, Campaign)>, Failure> {
     let mut campaigns = Vec::new();
     let mut matched = 0;
-    for bot in opened.loaded.bots.iter() {
+    for bot in opened.loaded.bots.all_served() {
         if filter.bot.as_ref().is_some_and(|only| *only != bot.id) {
             continue;
         }

@@ -164,6 +164,16 @@ pub(super) fn look_up(code: i64, text: &str) -> Option<&'static Row> {
     TABLE.get(place)
 }
 
+/// Whether a permanent refusal says only that this app cannot reach this chat or person. A dissolved chat, a person who has
+/// left and the tenant's used-up month are the same for all.
+pub(super) fn is_about_one_bot(code: i64, needs_operator: bool) -> bool {
+    let elsewhere = matches!(
+        code,
+        230_002 | 230_013 | 230_053 | 99_992_351 | 99_992_355 | 99_992_356 | 99_992_360 | 99_992_361 | 99_992_364
+    );
+    elsewhere || (needs_operator && code != 99_991_403)
+}
+
 /// A code that the table does not know. With 4xx Feishu has looked at the request and refused it; with 5xx nobody can say how
 /// far it came.
 pub(super) fn by_status(status: u16) -> Class {

@@ -119,6 +119,7 @@ impl Stage {
             pulse: Pulse::start(&tracker, &death),
             config: Arc::new(Config::default()),
             bots,
+            cache: self.cache.clone(),
             queue: self.queue.clone(),
             store: self.store.clone(),
             keys: Arc::new(KeyRing::default()),

@@ -1,19 +1,24 @@
-//! An envelope as an AMQP message: everything about routing in headers of our own, the body byte for byte.
+//! An envelope as an AMQP message: everything about routing in one header of our own, the body byte for byte.
+//!
+//! One header and not one for each field: client and broker unpack the table at every hop, and an entry costs them as much
+//! as the whole text.
 //!
 //! Every publish gets a fresh property set made here. A received header table is never copied: a copied `x-death` makes
 //! RabbitMQ 3.x drop the message as a cycle (`reliability.md` §0.5).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 use crate::queue::Unreadable;
 
-/// The version of the headers below. A reader that meets another one leaves the message to the dead letters.
+/// The version of the header below. A reader that meets another one leaves the message to the dead letters.
 const VERSION: i64 = 1;
 
 /// Survives a restart of the broker (AMQP 0-9-1 `delivery-mode`).
@@ -25,40 +30,57 @@ const MESSAGE_ID_BYTES: usize = 200;
 /// Longest AMQP short string.
 const SHORT_STRING_BYTES: usize = 255;
 
-mod header {
-    pub(super) const VERSION: &str = "oc-v";
-    pub(super) const BOT: &str = "oc-bot";
-    pub(super) const TENANT: &str = "oc-tenant";
-    pub(super) const CHAT: &str = "oc-chat";
-    pub(super) const APP: &str = "oc-app";
-    pub(super) const KEY: &str = "oc-key";
-    // Also in the `type` property, which is cut to 255 bytes and only for people to read.
-    pub(super) const TYPE: &str = "oc-type";
-    pub(super) const CREATED: &str = "oc-created";
-    pub(super) const RECEIVED: &str = "oc-received";
-    pub(super) const TRACEPARENT: &str = "traceparent";
-    /// Set by quorum queues from the second delivery on.
-    pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+/// [`Routing`] as JSON.
+const ROUTING: &str = "openclaw";
+/// Set by quorum queues from the second delivery on.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// What an envelope says beside its body.
+#[derive(Deserialize, Serialize)]
+struct Routing<'a> {
+    v: i64,
+    #[serde(borrow)]
+    bot: Cow<'a, str>,
+    #[serde(borrow)]
+    app: Cow<'a, str>,
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    /// Also in the `type` property, which is cut to 255 bytes and only for people to read.
+    #[serde(borrow, rename = "type")]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    chat: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant: Cow<'a, str>,
+    created: i64,
+    received: i64,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: i64,
 }
 
 /// The property set of one publish.
 pub(super) fn properties(envelope: &Envelope) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    let mut text = |name: &'static str, value: &str| {
-        headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+    let routing = Routing {
+        v: VERSION,
+        bot: envelope.bot.as_str().into(),
+        app: (&*envelope.key.app_id).into(),
+        key: (&*envelope.key.key).into(),
+        event_type: (&*envelope.event_type).into(),
+        chat: (&*envelope.chat).into(),
+        tenant: (&*envelope.tenant).into(),
+        created: envelope.created_ms,
+        received: envelope.received_ms,
+        traceparent: envelope.traceparent.as_deref().map(Into::into),
     };
-    text(header::BOT, envelope.bot.as_str());
-    text(header::TENANT, &envelope.tenant);
-    text(header::CHAT, &envelope.chat);
-    text(header::APP, &envelope.key.app_id);
-    text(header::KEY, &envelope.key.key);
-    text(header::TYPE, &envelope.event_type);
-    if let Some(traceparent) = &envelope.traceparent {
-        text(header::TRACEPARENT, traceparent);
-    }
-    headers.insert(header::VERSION.into(), AMQPValue::LongLongInt(VERSION));
-    headers.insert(header::CREATED.into(), AMQPValue::LongLongInt(envelope.created_ms));
-    headers.insert(header::RECEIVED.into(), AMQPValue::LongLongInt(envelope.received_ms));
+    #[expect(clippy::expect_used, reason = "strings and numbers always serialise")]
+    let routing = serde_json::to_vec(&routing).expect("routing serialises");
+    let mut headers = FieldTable::default();
+    headers.insert(ROUTING.into(), AMQPValue::LongString(LongString::from(routing)));
 
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
@@ -88,7 +110,7 @@ pub(super) fn redelivered(delivery: &Delivery) -> u32 {
         .properties
         .headers()
         .as_ref()
-        .and_then(|headers| headers.inner().get(header::DELIVERY_COUNT))
+        .and_then(|headers| headers.inner().get(DELIVERY_COUNT))
         .and_then(integer)
         .and_then(|count| u32::try_from(count).ok());
     counted.unwrap_or(u32::from(delivery.redelivered))
@@ -96,39 +118,27 @@ pub(super) fn redelivered(delivery: &Delivery) -> u32 {
 
 fn read(properties: &BasicProperties, body: bytes::Bytes) -> Result<Envelope, String> {
     let headers = properties.headers().as_ref().ok_or("it has no headers")?;
-    let value = |name: &str| {
-        headers
-            .inner()
-            .get(name)
-            .ok_or_else(|| format!("the header `{name}` is missing"))
+    let routing = match headers.inner().get(ROUTING) {
+        Some(AMQPValue::LongString(text)) => text.as_bytes(),
+        Some(_) => return Err(format!("the header `{ROUTING}` is no string")),
+        None => return Err(format!("the header `{ROUTING}` is missing")),
     };
-    let number = |name: &str| integer(value(name)?).ok_or_else(|| format!("the header `{name}` is no integer"));
-    let text = |name: &str| -> Result<&str, String> {
-        let AMQPValue::LongString(bytes) = value(name)? else {
-            return Err(format!("the header `{name}` is no string"));
-        };
-        std::str::from_utf8(bytes.as_bytes()).map_err(|_| format!("the header `{name}` is not UTF-8"))
-    };
-
-    let version = number(header::VERSION)?;
-    if version != VERSION {
-        return Err(format!(
-            "it has version {version}, this program reads version {VERSION}"
-        ));
+    let unreadable = |error| format!("the header `{ROUTING}` is not readable: {error}");
+    // The version first: a newer one may have other fields.
+    let Version { v } = serde_json::from_slice(routing).map_err(unreadable)?;
+    if v != VERSION {
+        return Err(format!("it has version {v}, this program reads version {VERSION}"));
     }
-    let traceparent = match value(header::TRACEPARENT) {
-        Ok(_) => Some(text(header::TRACEPARENT)?.into()),
-        Err(_) => None,
-    };
+    let routing: Routing<'_> = serde_json::from_slice(routing).map_err(unreadable)?;
     Ok(Envelope {
-        key: EventKey::new(text(header::APP)?, text(header::KEY)?),
-        bot: BotId::new(text(header::BOT)?).map_err(|invalid| invalid.to_string())?,
-        event_type: text(header::TYPE)?.into(),
-        chat: text(header::CHAT)?.into(),
-        tenant: text(header::TENANT)?.into(),
-        created_ms: number(header::CREATED)?,
-        received_ms: number(header::RECEIVED)?,
-        traceparent,
+        key: EventKey::new(&*routing.app, &*routing.key),
+        bot: BotId::new(&routing.bot).map_err(|invalid| invalid.to_string())?,
+        event_type: (&*routing.event_type).into(),
+        chat: (&*routing.chat).into(),
+        tenant: (&*routing.tenant).into(),
+        created_ms: routing.created,
+        received_ms: routing.received,
+        traceparent: routing.traceparent.as_deref().map(Into::into),
         body,
     })
 }
@@ -204,13 +214,31 @@ mod tests {
         assert_eq!(*envelope(&mut delivery).unwrap(), sent);
     }
 
+    /// The header of `sent`, changed.
+    fn with_routing(
+        sent: &Envelope,
+        change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+    ) -> BasicProperties {
+        let properties = properties(sent);
+        let headers = properties.headers().clone().unwrap();
+        let AMQPValue::LongString(text) = &headers.inner()[ROUTING] else {
+            panic!("no text")
+        };
+        let mut routing = serde_json::from_slice(text.as_bytes()).unwrap();
+        change(&mut routing);
+        let mut headers = FieldTable::default();
+        let text = serde_json::to_vec(&routing).unwrap();
+        headers.insert(ROUTING.into(), AMQPValue::LongString(LongString::from(text)));
+        properties.with_headers(headers)
+    }
+
     #[test]
     fn a_newer_version_is_unreadable_and_keeps_its_body_and_id() {
         let sent = example();
-        let mut newer = properties(&sent);
-        let mut headers = newer.headers().clone().unwrap();
-        headers.insert(header::VERSION.into(), AMQPValue::LongLongInt(2));
-        newer = newer.with_headers(headers);
+        let newer = with_routing(&sent, |routing| {
+            routing.insert("v".to_owned(), 2.into());
+            routing.remove("chat");
+        });
         let unreadable = envelope(&mut delivered(newer, &sent.body)).unwrap_err();
         assert!(unreadable.reason.contains("version 2"), "{}", unreadable.reason);
         assert_eq!(unreadable.body, sent.body);
@@ -218,35 +246,22 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_one_of_our_headers_is_unreadable() {
+    fn a_message_without_our_header_or_one_of_its_fields_is_unreadable() {
         let sent = example();
         for name in [
-            "oc-v",
-            "oc-bot",
-            "oc-app",
-            "oc-key",
-            "oc-type",
-            "oc-chat",
-            "oc-tenant",
-            "oc-created",
-            "oc-received",
+            "v", "bot", "app", "key", "type", "chat", "tenant", "created", "received",
         ] {
-            let kept: FieldTable = properties(&sent)
-                .headers()
-                .as_ref()
-                .unwrap()
-                .inner()
-                .iter()
-                .filter(|(key, _)| key.as_str() != name)
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect::<std::collections::BTreeMap<_, _>>()
-                .into();
-            let mut delivery = delivered(BasicProperties::default().with_headers(kept), b"");
-            let unreadable = envelope(&mut delivery).unwrap_err();
+            let kept = with_routing(&sent, |routing| {
+                routing.remove(name);
+            });
+            let unreadable = envelope(&mut delivered(kept, b"")).unwrap_err();
             assert!(unreadable.reason.contains(name), "{name}: {}", unreadable.reason);
         }
         let unreadable = envelope(&mut delivered(BasicProperties::default(), b"")).unwrap_err();
         assert!(unreadable.reason.contains("no headers"));
+        let strange = BasicProperties::default().with_headers(FieldTable::default());
+        let unreadable = envelope(&mut delivered(strange, b"")).unwrap_err();
+        assert!(unreadable.reason.contains("`openclaw` is missing"));
     }
 
     #[test]
@@ -256,7 +271,7 @@ mod tests {
         delivery.redelivered = true;
         assert_eq!(redelivered(&delivery), 1);
         let mut headers = FieldTable::default();
-        headers.insert(header::DELIVERY_COUNT.into(), AMQPValue::LongLongInt(7));
+        headers.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(7));
         delivery.properties = BasicProperties::default().with_headers(headers);
         assert_eq!(redelivered(&delivery), 7);
     }

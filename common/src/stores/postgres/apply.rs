@@ -127,6 +127,12 @@ async fn apply_wave(connection: &mut PgConnection, wave: &[Patch<'_>]) -> Result
                 .map(|(_, outcome)| outcome.uuid)
                 .collect::<Vec<Option<&str>>>(),
         )
+        .bind(
+            outcomes
+                .iter()
+                .map(|(_, outcome)| outcome.sender)
+                .collect::<Vec<Option<&str>>>(),
+        )
         .fetch_all(connection)
         .await?;
     let place = |ord: i64| {

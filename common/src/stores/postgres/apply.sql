@@ -34,6 +34,7 @@ acted AS (
     UPDATE actions a
     SET state = coalesce(o.state, a.state),
         uuid = coalesce(o.uuid, a.uuid),
+        sender = coalesce(o.sender, a.sender),
         first_try_at = CASE
             WHEN o.uuid IS NOT NULL THEN now()
             WHEN o.tries > 0 THEN coalesce(a.first_try_at, now())
@@ -45,8 +46,9 @@ acted AS (
         code = CASE WHEN o.state IS NULL THEN a.code ELSE o.code END,
         sent_at = CASE WHEN o.state = 'sent' THEN now() END
     FROM unnest(
-        $21::bigint[], $22::integer[], $23::text[], $24::text[], $25::bigint[], $26::boolean[], $27::integer[], $28::text[]
-    ) AS o (ord, idx, state, message_id, code, refused, tries, uuid)
+        $21::bigint[], $22::integer[], $23::text[], $24::text[], $25::bigint[], $26::boolean[], $27::integer[], $28::text[],
+        $29::text[]
+    ) AS o (ord, idx, state, message_id, code, refused, tries, uuid, sender)
     JOIN fresh f ON f.ord = o.ord
     WHERE a.app_id = f.app_id AND a.key = f.key AND a.idx = o.idx AND a.state = 'planned'
     RETURNING f.ord, a.tries

@@ -58,7 +58,7 @@ fn read<'c>(connection: &'c mut PgConnection, key: &'c EventKey) -> Work<'c, Rea
             .fetch_optional(&mut *connection)
             .await?;
         let actions = sqlx::query_as(
-            "SELECT idx::bigint AS idx, kind, target, uuid, state, tries::bigint AS tries, code, message_id,
+            "SELECT idx::bigint AS idx, kind, target, uuid, state, tries::bigint AS tries, code, message_id, sender,
                     (extract(epoch FROM first_try_at) * 1000)::bigint AS first_tried_ms,
                     (extract(epoch FROM sent_at) * 1000)::bigint AS sent_ms
              FROM actions WHERE app_id = $1 AND key = $2 ORDER BY idx",

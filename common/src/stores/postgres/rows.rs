@@ -37,7 +37,7 @@ pub(super) async fn actions(
     let keys: Vec<&str> = events.iter().map(|event| event.key.as_str()).collect();
     sqlx::query_as(
         "SELECT i.ord - 1 AS place, a.idx::bigint AS idx, a.state,
-                (extract(epoch FROM now() - a.first_try_at) * 1000)::bigint AS tried_ms_ago, a.refused, a.uuid, a.message_id
+                (extract(epoch FROM now() - a.first_try_at) * 1000)::bigint AS tried_ms_ago, a.refused, a.uuid, a.message_id, a.sender
          FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i (app_id, key, ord)
          JOIN actions a ON a.app_id = i.app_id AND a.key = i.key
          ORDER BY i.ord, a.idx",

@@ -46,6 +46,7 @@ const ACT: &str = "
     UPDATE actions AS a
     SET state = coalesce(i.value ->> 3, a.state),
         uuid = coalesce(i.value ->> 8, a.uuid),
+        sender = coalesce(i.value ->> 9, a.sender),
         first_try_at = CASE
             WHEN i.value ->> 8 IS NOT NULL THEN ?1
             WHEN i.value ->> 7 > 0 THEN coalesce(a.first_try_at, ?1)
@@ -149,6 +150,7 @@ async fn act(connection: &mut SqliteConnection, now: i64, fresh: &[(i64, &Patch<
                 outcome.refused,
                 outcome.tries,
                 outcome.uuid,
+                outcome.sender,
             )
         }));
     }

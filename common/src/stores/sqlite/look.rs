@@ -52,7 +52,7 @@ async fn read(database: &Sqlite, key: &EventKey) -> Result<(Option<EventRecord>,
         .fetch_optional(&database.reader)
         .await?;
     let actions = sqlx::query_as(
-        "SELECT idx, kind, target, uuid, state, tries, code, message_id, first_try_at AS first_tried_ms,
+        "SELECT idx, kind, target, uuid, state, tries, code, message_id, sender, first_try_at AS first_tried_ms,
                 sent_at AS sent_ms
          FROM actions WHERE app_id = ?1 AND key = ?2 ORDER BY idx",
     )

@@ -38,7 +38,7 @@ pub(super) async fn actions(
         .collect();
     // CROSS JOIN keeps SQLite from scanning all actions.
     sqlx::query_as(
-        "SELECT i.key AS place, a.idx, a.state, ?1 - a.first_try_at AS tried_ms_ago, a.refused, a.uuid, a.message_id
+        "SELECT i.key AS place, a.idx, a.state, ?1 - a.first_try_at AS tried_ms_ago, a.refused, a.uuid, a.message_id, a.sender
          FROM json_each(?2) AS i CROSS JOIN actions a ON a.app_id = i.value ->> 0 AND a.key = i.value ->> 1
          ORDER BY i.key, a.idx",
     )

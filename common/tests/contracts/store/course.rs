@@ -103,6 +103,7 @@ pub(super) async fn a_plan_survives_its_worker(world: World) {
             refused_before: false,
             uuid: format!("uuid-{index}"),
             message_id: None,
+            sender: None,
         };
         assert_eq!(*action, untried);
     }
@@ -346,6 +347,34 @@ pub(super) async fn a_renewed_action_has_a_new_uuid_and_a_new_hour(world: World)
         "renewed",
         "what is sent stays as it was sent"
     );
+}
+
+pub(super) async fn a_chosen_sender_is_there_for_whoever_comes_next(world: World) {
+    let row = world.start("om_1").await;
+    let choose = |sender: &str| Step::Choose {
+        index: 1,
+        sender: sender.to_owned(),
+    };
+    assert!(!world.step(&row, choose("too-early")).await, "there is no plan yet");
+    assert!(world.step(&row, plan(2)).await);
+    assert!(world.step(&row, choose("bot1")).await);
+    let again = world.again("om_1").await;
+    let sender = |row: &openclaw_common::store::Row, index: usize| row.actions[index].sender.clone();
+    assert_eq!((sender(&again, 0), sender(&again, 1)), (None, Some("bot1".to_owned())));
+    assert!(
+        again.actions[1].first_tried_ms_ago.is_some() && !again.actions[1].refused_before,
+        "a choice is a try"
+    );
+    let refused = ActionOutcome {
+        refused: true,
+        ..outcome(1, ActionState::Planned)
+    };
+    assert!(world.step(&again, Step::Progress(vec![refused])).await);
+    assert!(world.step(&again, choose("bot2")).await);
+    assert!(!world.step(&row, choose("by-a-former-owner")).await);
+    assert_eq!(sender(&world.again("om_1").await, 1), Some("bot2".to_owned()));
+    let seen = world.store.inspect(&key("om_1")).await.unwrap().unwrap();
+    assert_eq!(seen.actions[1].sender.as_deref(), Some("bot2"));
 }
 
 pub(super) async fn looking_at_an_event_takes_nothing_up(world: World) {

@@ -269,6 +269,7 @@ impl std::fmt::Debug for Brief<'_> {
             Step::Plan { actions, .. } => write!(formatter, "commits a plan of {}", actions.len()),
             Step::Try { index } => write!(formatter, "commits a try of {index}"),
             Step::Renew { index, .. } => write!(formatter, "commits a new uuid of {index}"),
+            Step::Choose { index, sender } => write!(formatter, "commits {sender} as the sender of {index}"),
             Step::Progress(outcomes) => write!(formatter, "commits progress {:?}", states(outcomes)),
             Step::Finish(outcomes) => write!(formatter, "commits its end {:?}", states(outcomes)),
             Step::Wait(wait) => write!(
