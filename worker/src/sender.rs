@@ -160,7 +160,7 @@ impl ActionRun<'_> {
     }
 
     /// Whether another member may try what this one cannot do; no attempt is used.
-    pub(crate) async fn is_anothers(&mut self, outcome: &Outcome) -> bool {
+    pub(crate) async fn is_for_another(&mut self, outcome: &Outcome) -> bool {
         if !Pool::is_face(&self.run.bot) || !self.clean {
             return false;
         }

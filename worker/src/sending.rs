@@ -137,7 +137,7 @@ impl ActionRun<'_> {
             if engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now()) {
                 continue;
             }
-            if self.is_anothers(&outcome).await {
+            if self.is_for_another(&outcome).await {
                 if let Outcome::Limited { pause, .. } = outcome {
                     let pause = pause.unwrap_or(Duration::from_secs(1));
                     self.pause_level(&outcome, &receiver, pause).await;

@@ -126,9 +126,13 @@ impl Board {
 
     /// Returns a slot that was not used; does nothing once its time has come.
     pub fn give_back(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
-        if at <= now {
-            return;
+        if at > now {
+            self.forget(levels, at, id);
         }
+    }
+
+    /// Takes a slot off, whenever it is, because nothing was sent under it.
+    pub fn forget(&mut self, levels: &[Level], at: u64, id: u64) {
         for level in levels {
             for log in self
                 .levels

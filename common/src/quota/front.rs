@@ -1,6 +1,7 @@
 //! What a sender calls before it sends.
 
 mod any;
+mod patience;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,9 +13,10 @@ pub use self::any::Reservation;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::patience::Patience;
 use super::fallback::{Fallback, Source};
 use super::lines::{Lines, Place};
-use super::{JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer, Urgency};
+use super::{BOT, JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer, Urgency};
 use crate::cache::{Cache, Level, Slot, Take};
 use crate::priority::Priority;
 
@@ -148,7 +150,7 @@ impl Quota {
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
         loop {
             let mut place = self.lines.arrive(order, urgency, levels);
-            let waiting = self.wait_for_slot(&mut place, levels);
+            let waiting = self.wait_for_slot(&mut place, levels, came);
             let held = cancel.run_until_cancelled(waiting).await.ok_or(Refused::Cancelled)??;
             drop(place);
             if cancel.run_until_cancelled(sleep_until(held.at)).await.is_none() {
@@ -244,9 +246,11 @@ impl Quota {
         self.missed.load(Ordering::Relaxed)
     }
 
-    async fn wait_for_slot(&self, place: &mut Place<'_>, levels: &[Level]) -> Result<Held, Refused> {
+    async fn wait_for_slot(&self, place: &mut Place<'_>, levels: &[Level], came: Instant) -> Result<Held, Refused> {
+        let mut patience = Patience::new(self, levels, came);
         loop {
             place.turn().await;
+            patience.ask();
             self.asked.fetch_add(1, Ordering::Relaxed);
             match self.ask(levels).await {
                 Answer::Slot(held) => {
@@ -258,6 +262,7 @@ impl Quota {
                     if wait > PARK {
                         return Err(Refused::Park(wait));
                     }
+                    let at = patience.told_later(&levels[level], at);
                     place.told_later(&levels[level].key, at);
                 }
             }

@@ -7,6 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patience;
 use super::{Answer, Held, Level, Permit, Quota, Refused, Urgency};
 
 /// A slot of one of several ways, taken and not yet used. To be redeemed or returned.
@@ -124,9 +125,11 @@ impl Quota {
     ) -> Result<(usize, Held), Refused> {
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
         let mut place = self.lines.arrive(order, urgency, levels);
+        let mut patience = Patience::new(self, levels, Instant::now());
         loop {
             place.turn().await;
             let _alone = asking.lock().await;
+            patience.ask();
             self.asked.fetch_add(1, Ordering::Relaxed);
             match self.ask(levels).await {
                 Answer::Slot(held) => {
@@ -138,6 +141,7 @@ impl Quota {
                     if wait > super::PARK {
                         return Err(Refused::Park(wait));
                     }
+                    let at = patience.told_later(&levels[level], at);
                     place.told_later(&levels[level].key, at);
                 }
             }
