@@ -31,14 +31,15 @@ main() {
     fi
 }
 
-# fault_matrix [ROW...]: one row at a time (`.config/nextest.toml`), a line for each; what they measured comes last.
+# fault_matrix [ROW...]: one row at a time (`.config/nextest.toml`), and in the end a line for each number of the matrix.
 fault_matrix() {
     have cargo-nextest || die "the fault matrix needs its limits per test: cargo install --locked cargo-nextest"
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || install_packages faketime
     local figures=$ROOT/target/faults/figures status=0
-    rm -f "$figures"
+    rm -f "$figures" "$ROOT/target/nextest/faults/junit.xml"
     cargo nextest run --profile faults --package openclaw "$@" || status=$?
-    if [[ -f $figures ]]; then sort "$figures"; fi
+    have python3 || install_packages python3
+    python3 "$ROOT/dev.d/fault-table.py" "$ROOT/target/nextest/faults/junit.xml" "$figures" $(($# == 0)) || status=$?
     good "$([[ $status == 0 ]] && echo 'every row holds' || echo 'SOME ROWS DO NOT HOLD') ($(elapsed))"
     return "$status"
 }

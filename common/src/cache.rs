@@ -92,7 +92,7 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot be reached: it ends by itself.
     async fn leave(&self, id: &str) -> Result<(), CacheError>;
 
-    /// Whether it answers.
+    /// Whether it answers and takes what is written to it.
     ///
     /// # Errors
     /// When it does not.

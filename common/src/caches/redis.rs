@@ -8,6 +8,7 @@
 //! | `openclaw:{quota}:<level>:pause` | until when the level grants nothing |
 //! | `openclaw:{quota}:born`, `openclaw:{quota}:late` | since when this server remembers; the widest late guard in use |
 //! | `openclaw:workers`, `openclaw:notes:{openclaw:workers}` | live workers by expiry, and what they announced |
+//! | `openclaw:probe` | nothing: whether the server can be written to |
 //! | `openclaw:kv:<key>` | values; keys that begin with `openclaw:` stand as they are |
 
 mod guard;
@@ -33,6 +34,9 @@ const DEDUP_LIMIT: Duration = Duration::from_millis(50);
 /// Time limit of every other call.
 const LIMIT: Duration = Duration::from_millis(100);
 
+/// Written to see whether the server can be written to.
+const PROBE: &str = "openclaw:probe";
+const PROBE_LIFE: Duration = Duration::from_secs(10);
 /// The widest late guard in use.
 const LATE: &str = "openclaw:{quota}:late";
 const BORN: &str = "openclaw:{quota}:born";
@@ -257,7 +261,10 @@ impl Cache for Redis {
     }
 
     async fn ping(&self) -> Result<(), CacheError> {
-        self.command(LIMIT, &redis::cmd("PING")).await
+        // A server without memory answers PING and takes nothing: what counts is whether it can be written to.
+        let mut command = redis::cmd("SET");
+        command.arg(PROBE).arg("").arg("PX").arg(millis(PROBE_LIFE));
+        self.command(LIMIT, &command).await
     }
 }
 

@@ -264,12 +264,16 @@ async fn a_full_server_counts_as_down_and_grants_nothing() {
         .claim(&EventKey::new("app", "om_1"), "one", SECOND)
         .await
         .unwrap_err();
+    // Nor does it seem to be back: whoever goes on alone stays alone, instead of being silent again and again.
+    redis::cmd("PING").exec(&mut admin).unwrap();
+    cache.ping().await.unwrap_err();
     redis::cmd("CONFIG")
         .arg("SET")
         .arg("maxmemory")
         .arg("0")
         .exec(&mut admin)
         .unwrap();
+    cache.ping().await.unwrap();
     for _ in 0..4 {
         let answer = cache.take(&levels, HORIZON).await.unwrap();
         assert!(
