@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{BOT, Level, Quota};
 
-/// Whoever is only unlucky has a slot by then: a window.
-const PATIENT_AFTER: Duration = Duration::from_secs(1);
+/// Whoever is only unlucky has a slot by then: two windows.
+const PATIENT_AFTER: Duration = Duration::from_secs(2);
 /// After the first moment at which a slot can be reserved: clocks and the way to the cache.
 const EAGER: Duration = Duration::from_millis(10);
 
