@@ -8,6 +8,15 @@ use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 420);
 
+/// Told apart on white, also by who sees few colours.
+const COLORS: [RGBColor; 5] = [
+    RGBColor(213, 94, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 86, 86),
+];
+
 /// A chart of lines over one axis.
 #[derive(Debug)]
 pub(crate) struct Chart<'a> {
@@ -54,8 +63,8 @@ impl Chart<'_> {
             .y_desc(self.y.label)
             .light_line_style(WHITE)
             .draw()?;
-        for (index, line) in self.lines.iter().enumerate() {
-            let color = Palette99::pick(index).stroke_width(2);
+        for (line, color) in self.lines.iter().zip(COLORS.iter().cycle()) {
+            let color = color.stroke_width(2);
             chart
                 .draw_series(LineSeries::new(line.points.iter().copied(), color))?
                 .label(line.name)
@@ -63,6 +72,7 @@ impl Chart<'_> {
         }
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK)
             .draw()?;
