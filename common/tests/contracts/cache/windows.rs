@@ -395,7 +395,8 @@ async fn what_a_wide_guard_sends_last_is_a_window_before_what_a_server_that_forg
     let mut steps = vec![take(3, widest), Step::Pass(2_000_000), take(3, widest)];
     // A window after the last one, at the far end of the horizon.
     steps.extend([Step::Pass(1_000_000), take(3, widest), Step::Forget, take(1, 0)]);
-    steps.extend((0..40).flat_map(|_| [Step::Pass(25_000), take(1, 0)]));
+    // Until well after the silence, or the story ends before anything is granted.
+    steps.extend((0..80).flat_map(|_| [Step::Pass(25_000), take(1, 0)]));
     let story = Story { steps, forgets: true };
     let mut shipped = Shipped {
         scripts: &mut scripts,
