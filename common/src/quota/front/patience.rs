@@ -4,7 +4,8 @@
 //! send that counts against both would be told "later" by one of them for ever: whenever the chat has a slot the bot has
 //! none, and the other way round. So once it has waited for a while, its bot keeps room for it at the time when the chat is
 //! free, and it asks at the first moment that this time can be reserved. A bot is served by one process, so keeping room is
-//! that process's own business; nothing is reserved further ahead than anybody else may.
+//! that process's own business (a pool's members have a second one, where it only helps less); nothing is reserved further
+//! ahead than anybody else may.
 
 use std::time::Duration;
 
