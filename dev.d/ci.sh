@@ -3,6 +3,10 @@
 # shellcheck shell=bash
 
 main() {
+    local report=$ROOT/target/nextest/default/junit.xml
+    rm -f "$report"
     "$ROOT/dev" lint
-    "$ROOT/dev" test
+    "$ROOT/dev" test && return
+    if [[ -f $report ]] && have python3; then python3 "$ROOT/dev.d/failures.py" "$report"; fi
+    return 1
 }

@@ -97,6 +97,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A name no other test has, now or in an earlier run: `t` and 16 hexadecimal digits.
-fn unique_name() -> String {
+#[must_use]
+pub fn unique_name() -> String {
     format!("t{:016x}", rand::random::<u64>())
 }

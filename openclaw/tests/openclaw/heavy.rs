@@ -100,9 +100,9 @@ async fn killing_worker_and_ingest_in_mid_load_loses_and_doubles_nothing() {
     world.finished(1500).await;
 }
 
-/// 240 messages to 48 chats through a pool: three bots carry three times what one of them does, none more than its limit.
+/// 240 messages to 48 chats through a pool: its three bots share them, none sends more than its limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pool_of_three_bots_carries_three_times_the_traffic() {
+async fn a_pool_of_three_bots_shares_the_traffic() {
     let world = super::send::world(Kind::Distributed, 3, "pools: { notify: [bot0, bot1, bot2] }\n").await;
     let processes = world.start(2).await;
     let caller = super::send::Caller::of(&processes[0]);
@@ -133,11 +133,9 @@ async fn a_pool_of_three_bots_carries_three_times_the_traffic() {
             own.windows(6).all(|six| six[5] - six[0] >= 1_000_000),
             "{app} sent more than five in a second: {own:?}"
         );
+        // How fast that makes the three together is `./dev bench quota`'s to say.
+        assert!(own.len() >= 60, "{app} sent {} of 240", own.len());
     }
-    // While the backlog stands: from the first fifteen, which go at once, to the fifteen before the last.
-    let seconds = Duration::from_micros(arrivals[224].0 - arrivals[0].0).as_secs_f64();
-    let ratio = 210.0 / seconds / (5.0 / 1.025);
-    assert!(ratio >= 2.9, "{ratio:.2} times one bot's rate, {seconds:.2} s");
 }
 
 /// 25 messages of the workload at 4 a second, within their bot's quota; from each push to its answer's arrival, sorted.

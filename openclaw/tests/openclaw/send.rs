@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use openclaw_sim::Limits;
 use serde_json::{Value, json};
-use testkit::eventually;
+use testkit::{eventually, unique_name};
 
 use super::pipeline::on_both_backends;
 use world::{Kind, Process, World, openclaw};
@@ -51,11 +51,19 @@ impl Caller {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// One that must be taken; its id.
+    /// One that must be taken; its id. Like every careful caller it has a key, and asks again when the node cannot store now:
+    /// a busy machine may let a confirm be late.
     pub(crate) async fn send(&self, body: &Value) -> String {
-        let (status, answer) = self.post(body, None).await;
-        assert_eq!(status, 202, "{answer}");
-        answer["id"].as_str().unwrap().to_owned()
+        let key = unique_name();
+        let mut id = None;
+        eventually("the send is taken", PATIENCE, async || {
+            let (status, answer) = self.post(body, Some(&key)).await;
+            assert!(matches!(status, 202 | 503), "{status}: {answer}");
+            id = answer["id"].as_str().map(str::to_owned);
+            id.is_some()
+        })
+        .await;
+        id.unwrap()
     }
 }
 
