@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# [speed [NAMES] | quota] [ARGUMENTS]: measures it on real processes and servers, beside its yardsticks; writes docs/
+# [speed [NAMES] | quota | micro | instructions]: measures it beside its yardsticks; writes docs/
 #
-# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery; all without names.
+# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery quota; all without names.
+# ./dev bench micro [FILTER]: how long the pure paths of an event take, and the slot script.
+# ./dev bench instructions [--accept]: counts their instructions, and fails when one grew.
 # shellcheck shell=bash
 
 # shellcheck source=dev.d/services.sh
 source "$ROOT/dev.d/services.sh"
+# shellcheck source=dev.d/instructions.bash
+source "$ROOT/dev.d/instructions.bash"
 
 main() {
     local what=speed
@@ -18,7 +22,11 @@ main() {
         python=$(baseline_python) || exit 1
         set -- --python "$python" "$@"
     fi
-    bench "$what" "$@"
+    case $what in
+    micro) micro "$@" ;;
+    instructions) instructions "$@" ;;
+    *) bench "$what" "$@" ;;
+    esac
 }
 
 # The Python that the yardstick in loadtest/baseline runs on: a venv of its own for each set of requirements.
@@ -35,13 +43,23 @@ baseline_python() {
     echo "$venv/bin/python"
 }
 
-# bench SUBCOMMAND [ARGUMENTS]: builds what ships and the harness, starts the servers, and runs it.
-bench() {
+# For the programs that are started here: where the servers are.
+servers() {
     services_locked services_up
     set -a
     # shellcheck source=/dev/null
     source "$STATE/env"
     set +a
+}
+
+micro() {
+    servers
+    cargo bench --quiet --package openclaw-micro --bench paths -- "$@"
+}
+
+# bench SUBCOMMAND [ARGUMENTS]: builds what ships and the harness, starts the servers, and runs it.
+bench() {
+    servers
     say "building the release binaries"
     cargo build --release --quiet --package openclaw --package openclaw-loadtest
     "$(target_folder)/release/openclaw-bench" "$@"

@@ -29,6 +29,8 @@ mod card;
 mod document;
 mod gate;
 mod identify;
+#[cfg(feature = "measured")]
+pub mod measured;
 mod node;
 mod order;
 mod overload;

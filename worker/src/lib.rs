@@ -35,6 +35,8 @@ mod gate;
 pub mod handler;
 mod lanes;
 mod levels;
+#[cfg(feature = "measured")]
+pub mod measured;
 mod membership;
 mod meter;
 #[cfg(test)]

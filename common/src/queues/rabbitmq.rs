@@ -17,6 +17,8 @@ mod acks;
 mod codec;
 mod consumer;
 mod link;
+#[cfg(feature = "measured")]
+pub mod measured;
 mod publisher;
 mod topology;
 mod wire;
