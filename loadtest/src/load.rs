@@ -20,15 +20,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) use batch::{Batch, Shape};
 use connection::Connection;
 pub(crate) use tally::Tally;
 
-/// How often a full backlog is looked at again.
+/// How often what has finished is counted.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// Pushes at once while queues are made.
+const FEW: usize = 8;
 
 /// What is not accepted after this long is not going to be.
 const GIVE_UP: Duration = Duration::from_secs(60);
@@ -79,10 +83,11 @@ impl Load {
             load: self,
             batch,
             next: Cell::new(0),
-            accepted: Cell::new(0),
+            room: Semaphore::new(0),
             tally: RefCell::new(Tally::new()?),
         });
-        let mut open = JoinSet::new();
+        let (mut open, mut room) = (JoinSet::new(), JoinSet::new());
+        room.spawn_local(make_room(Rc::clone(&shared)));
         for _ in 0..connections {
             open.spawn_local(connected(Rc::clone(&shared)));
         }
@@ -96,9 +101,26 @@ impl Load {
     }
 }
 
-/// Pushes the batch's first event until it is accepted, as Feishu would, only sooner.
-pub(crate) async fn accepted(target: SocketAddr, batch: &Batch) -> anyhow::Result<()> {
-    let request = batch.request(0).context("an empty batch")?;
+/// Pushes each of the batch's events until it is accepted, as Feishu would, only sooner; a few at a time, because an event
+/// of a bot without a queue waits for it to be made.
+pub(crate) async fn accepted(target: SocketAddr, batch: &Arc<Batch>) -> anyhow::Result<()> {
+    let mut open = JoinSet::new();
+    for first in 0..FEW.min(batch.len()) {
+        let batch = Arc::clone(batch);
+        open.spawn(async move {
+            for number in (first..batch.len()).step_by(FEW) {
+                insist(target, batch.request(number).context("no such request")?).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = open.join_next().await {
+        ended.context("a push ended by a bug")??;
+    }
+    Ok(())
+}
+
+async fn insist(target: SocketAddr, request: &[u8]) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         if let Ok(mut connection) = Connection::open(target).await
@@ -119,7 +141,8 @@ struct Shared {
     counted_from: Instant,
     until: Instant,
     next: Cell<usize>,
-    accepted: Cell<u64>,
+    /// How many more may be on their way or unfinished ([`Pace::Behind`]).
+    room: Semaphore,
     tally: RefCell<Tally>,
 }
 
@@ -137,10 +160,9 @@ impl Shared {
                 }
                 due
             }
-            Pace::Behind(most, finished) => {
-                // What finishes without having been accepted (an answer that got lost) counts as room.
-                while self.accepted.get().saturating_sub(finished()) >= *most && Instant::now() < self.until {
-                    tokio::time::sleep(LOOK).await;
+            Pace::Behind(..) => {
+                if let Ok(Ok(place)) = timeout_at(self.until, self.room.acquire()).await {
+                    place.forget();
                 }
                 Instant::now()
             }
@@ -150,8 +172,9 @@ impl Shared {
 
     fn count(&self, due: Instant, status: Option<u16>) {
         let now = Instant::now();
-        if status == Some(200) {
-            self.accepted.set(self.accepted.get() + 1);
+        if status.is_some_and(|status| status != 200) {
+            // Nothing of it will finish. Without any answer it may.
+            self.room.add_permits(1);
         }
         let mut tally = self.tally.borrow_mut();
         tally.pushed += 1;
@@ -164,6 +187,22 @@ impl Shared {
         if counted {
             tally.count(status, now - due);
         }
+    }
+}
+
+/// One looks for all: 256 that wait for room would keep the platform's ledger busy with the question.
+async fn make_room(shared: Rc<Shared>) {
+    let Pace::Behind(most, finished) = &shared.load.pace else {
+        return;
+    };
+    let room = |events: u64| shared.room.add_permits(usize::try_from(events).unwrap_or(0));
+    room(*most);
+    let mut known = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = finished();
+        room(now.saturating_sub(known));
+        known = now;
     }
 }
 

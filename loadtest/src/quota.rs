@@ -7,6 +7,7 @@
 //! | `rivals` | the token bucket and the sliding log that people write, beside ours |
 //! | `pool` | three bots behind one name |
 //! | `neighbour` | a quiet bot beside one with 50,000 waiting messages |
+//! | `short` | the promise in short, for docs/performance.md |
 //!
 //! | file | helps |
 //! |---|---|
@@ -20,6 +21,7 @@ mod disturbed;
 mod neighbour;
 mod pool;
 mod rivals;
+pub(crate) mod short;
 mod stage;
 mod steady;
 

@@ -58,6 +58,28 @@ impl Row {
         }
     }
 
+    /// A share (0 to 1) that is to be at least `goal`.
+    pub(crate) fn share(what: &str, share: f64, beside: String, goal: f64) -> Self {
+        Self {
+            what: what.to_owned(),
+            figure: percent(share),
+            beside,
+            goal: format!("≥ {:.0} %", goal * 100.0),
+            reached: Some(share >= goal),
+        }
+    }
+
+    /// Sends beyond a limit, of all sends: there must be none.
+    pub(crate) fn violations(what: &str, violations: usize, sends: usize, beside: String) -> Self {
+        Self {
+            what: what.to_owned(),
+            figure: format!("{violations} of {sends} sends"),
+            beside,
+            goal: "0".to_owned(),
+            reached: Some(violations == 0),
+        }
+    }
+
     /// A figure without a goal.
     pub(crate) fn plain(what: &str, figure: String, beside: String) -> Self {
         Self {
@@ -171,6 +193,11 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     } else {
         f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
     }
+}
+
+/// `97.1 %`
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 /// `12 345`

@@ -12,6 +12,8 @@
 //! | `small` | 1,000 events a second inside half a core a role |
 //! | `start` | start to the first accepted event; what idling costs |
 //! | `recovery` | until events go through again after an outage |
+//!
+//! The quota's rows are `quota::short`.
 
 mod accept;
 mod both;
@@ -29,15 +31,15 @@ use std::time::Duration;
 use openclaw_sim::{Limits, Options, UnknownMessages};
 use world::{Kind, World};
 
-use crate::machine;
 use crate::report::{self, Report};
+use crate::{machine, quota};
 
 /// The bots of every rate.
-const BOTS: usize = 20;
+pub(crate) const BOTS: usize = 20;
 
 /// What rates are measured with: every level of the quota but the bot's is off, and that one is out of reach, so that the
 /// slot script runs and never makes anything wait.
-const UNBOUND: &str = concat!(
+pub(crate) const UNBOUND: &str = concat!(
     "quota: { bot: 10000/s, chat: \"off\", user: \"off\", card: \"off\", app: \"off\" }\n",
     "message: { queue_size: 1000000 }\n",
 );
@@ -68,6 +70,7 @@ enum Name {
     Small,
     Start,
     Recovery,
+    Quota,
 }
 
 impl Speed {
@@ -90,6 +93,7 @@ impl Speed {
                 Name::Small => small::measure(&self, &mut report).await?,
                 Name::Start => start::measure(&self, &mut report).await?,
                 Name::Recovery => recovery::measure(&self, &mut report).await?,
+                Name::Quota => quota::short::rows(&mut report).await?,
             }
         }
         let page = report::page("performance.md");
@@ -105,7 +109,7 @@ impl Speed {
 }
 
 /// A world for rates: nothing between the processes and their servers, and a platform that refuses nothing.
-async fn world(kind: Kind, bots: usize, extra: &str) -> World {
+pub(crate) async fn world(kind: Kind, bots: usize, extra: &str) -> World {
     let platform = Options {
         limits: Limits::off(),
         // The load driver does not tell the platform of its messages.
@@ -118,6 +122,6 @@ async fn world(kind: Kind, bots: usize, extra: &str) -> World {
 }
 
 /// Messages that are visible at the platform, as answers to different events.
-fn answered(world: &World) -> u64 {
+pub(crate) fn answered(world: &World) -> u64 {
     world.sim.ledger(|ledger| ledger.totals().replied)
 }

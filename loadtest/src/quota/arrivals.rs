@@ -3,8 +3,8 @@
 //! **Violation**: an arrival that is the (N+1)th or later of a half-open rolling window, so two arrivals exactly one window
 //! apart do not share one. Refused calls and repeats count: what matters is what the client let through.
 //!
-//! **Use** of a limit of N in W, of the `n` arrivals of a stretch: `(n - N) * W / (N * (last - first))`. The first N need no
-//! window before them and are not counted as use; a sender that wastes nothing has 1.
+//! **Use** of a limit of N in W, in a stretch: `k * W` by the time from the first arrival to the one `k * N` later, `k` as
+//! large as there are arrivals. A sender that wastes nothing has 1, wherever in a burst the stretch begins and ends.
 
 use std::collections::BTreeMap;
 
@@ -139,14 +139,13 @@ impl Level {
 
     fn used(&self, from: u64, until: u64) -> f64 {
         let times = self.between(from, until);
-        let (Some(first), Some(last)) = (times.first(), times.last()) else {
-            return 0.0;
-        };
-        let windows = (last - first) as f64 / self.window_us as f64;
-        if windows <= 0.0 {
-            return 0.0;
+        let rounds = times.len().saturating_sub(1) / self.limit;
+        match (times.first(), times.get(rounds * self.limit)) {
+            (Some(first), Some(last)) if last > first => {
+                (rounds as u64 * self.window_us) as f64 / (last - first) as f64
+            }
+            _ => 0.0,
         }
-        times.len().saturating_sub(self.limit) as f64 / (self.limit as f64 * windows)
     }
 
     /// At each arrival: how many the window that ends with it holds.
@@ -184,7 +183,12 @@ mod tests {
     fn bursts_of_five_at_once_every_second_are_full_use_and_a_first_burst_alone_is_none() {
         let bursts = (0..100u64).map(|number| number / 5 * SECOND_US);
         assert_eq!(arrivals(bursts).used("bot", 0, u64::MAX), [1.0]);
-        let once = [0, 0, 0, 0, 0, 10 * SECOND_US];
-        assert!(arrivals(once).used("bot", 0, u64::MAX).iter().all(|used| *used < 0.03));
+        let cut = (3..98u64).map(|number| number / 5 * SECOND_US);
+        assert_eq!(
+            arrivals(cut).used("bot", 0, u64::MAX),
+            [1.0],
+            "a stretch may begin inside a burst"
+        );
+        assert_eq!(arrivals([0; 5]).used("bot", 0, u64::MAX), [0.0]);
     }
 }

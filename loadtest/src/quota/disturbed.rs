@@ -11,9 +11,9 @@ use tokio::time::sleep;
 use super::Extent;
 use super::arrivals::{Arrivals, PER_SECOND};
 use super::stage::{Demand, SHARED, Stage};
-use super::steady::{BACKLOG, BOTS, WORKERS, lanes, mean_of, percent, violations_row};
+use super::steady::{BACKLOG, BOTS, WORKERS, lanes, mean_of};
 use crate::plot::{Axis, Chart, Line};
-use crate::report::{Report, Row, page, say};
+use crate::report::{Report, Row, page, percent, say};
 
 /// How long a worker stands still.
 const FROZEN: Duration = Duration::from_secs(5);
@@ -67,7 +67,12 @@ pub(super) async fn run(extent: Extent, report: &mut Report) -> anyhow::Result<(
             .map(|bot| arrivals.count(&format!("bot cli_bot{bot}"), from, until))
             .sum();
         let what = format!("disturbed: {name}: violations, every level");
-        report.add(violations_row(&what, arrivals.violations(from, until), sends, &under));
+        report.add(Row::violations(
+            &what,
+            arrivals.violations(from, until),
+            sends,
+            under.clone(),
+        ));
         let bots = mean_of(&arrivals.used("bot ", from, until));
         let chat = mean_of(&arrivals.used(&format!("chat {SHARED}"), from, until));
         report.add(Row::plain(

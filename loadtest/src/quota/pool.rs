@@ -12,7 +12,6 @@ use tokio::time::sleep;
 use super::Extent;
 use super::arrivals::{Arrivals, PER_SECOND};
 use super::stage::Stage;
-use super::steady::violations_row;
 use crate::report::{Report, Row, say};
 
 const MEMBERS: usize = 3;
@@ -68,11 +67,11 @@ pub(super) async fn run(extent: Extent, report: &mut Report) -> anyhow::Result<(
     ));
     report.add(Row::rate("pool: three bots' rate", pool / seconds, under.clone(), 14.0));
     let violations = arrivals.violations(0, u64::MAX);
-    report.add(violations_row(
+    report.add(Row::violations(
         "pool: violations, every level",
         violations,
         arrivals.sends(),
-        &under,
+        under,
     ));
     Ok(())
 }

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::Extent;
 use super::arrivals::{Arrivals, PER_SECOND};
 use super::stage::{SHARED, SPREAD};
-use super::steady::{BOTS, WORKERS, least_of, mean_of, percent};
+use super::steady::{BOTS, WORKERS, least_of, mean_of};
 use crate::plot::{Axis, Chart, Line};
-use crate::report::{Report, Row, page, say};
+use crate::report::{Report, Row, page, percent, say};
 
 const SECONDS: f64 = 60.0;
 /// Before measuring: first bursts, and the silence of a cache that has just begun.

@@ -24,41 +24,64 @@ pub(super) fn lanes(stage: &Stage) -> Vec<Lane> {
     stage.world.bots.iter().flat_map(of).collect()
 }
 
-pub(super) async fn run(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
-    say("steady: eight bots, one shared chat, sixteen private ones, four workers");
-    let stage = Stage::new(BOTS, WORKERS, "").await?;
+/// What arrived under endless demand in every lane, and which part of it was counted.
+pub(super) struct Counted {
+    pub(super) arrivals: Arrivals,
+    pub(super) from: u64,
+    pub(super) until: u64,
+    /// Waiting in each lane, at least.
+    pub(super) least: usize,
+}
+
+pub(super) async fn counted(workers: usize, lasting: Duration) -> anyhow::Result<Counted> {
+    let stage = Stage::new(BOTS, workers, "").await?;
     let lanes = lanes(&stage);
     let count = lanes.len();
     let mut demand = Demand::start(&stage, lanes, BACKLOG);
     let from = demand.flowing(count).await?;
-    sleep(Duration::from_secs_f64(extent.minutes * 60.0)).await;
+    sleep(lasting).await;
     let until = monotonic_us();
     let least = demand.end()?;
-    let arrivals = Arrivals::at(&stage.world.sim);
+    Ok(Counted {
+        arrivals: Arrivals::at(&stage.world.sim),
+        from,
+        until,
+        least,
+    })
+}
+
+pub(super) async fn run(extent: Extent, report: &mut Report) -> anyhow::Result<()> {
+    say("steady: eight bots, one shared chat, sixteen private ones, four workers");
+    let Counted {
+        arrivals,
+        from,
+        until,
+        least,
+    } = counted(WORKERS, Duration::from_secs_f64(extent.minutes * 60.0)).await?;
     let under = format!(
         "{} min, {BOTS} bots, {WORKERS} workers, sends ±10 ms, at least {least} waiting in each lane",
         extent.minutes
     );
     // From the first send on: a start is no excuse.
     let violations = arrivals.violations(0, u64::MAX);
-    report.add(violations_row(
+    report.add(Row::violations(
         "steady: violations, every level",
         violations,
         arrivals.sends(),
-        &under,
+        under.clone(),
     ));
     let bots = arrivals.used("bot ", from, until);
-    report.add(used_row(
+    report.add(Row::share(
         "steady: use of a bot's limit, the worst of 8",
         least_of(&bots),
-        &under,
+        under.clone(),
         0.97,
     ));
     let chat = arrivals.used(&format!("chat {SHARED}"), from, until);
-    report.add(used_row(
+    report.add(Row::share(
         "steady: use of the shared chat's limit",
         least_of(&chat),
-        &under,
+        under.clone(),
         0.95,
     ));
     if extent.published() {
@@ -87,30 +110,6 @@ pub(super) async fn run(extent: Extent, report: &mut Report) -> anyhow::Result<(
         .write(&page("quota-steady.svg"))?;
     }
     Ok(())
-}
-
-pub(super) fn violations_row(what: &str, violations: usize, sends: usize, under: &str) -> Row {
-    Row {
-        what: what.to_owned(),
-        figure: format!("{violations} of {sends} sends"),
-        beside: under.to_owned(),
-        goal: "0".to_owned(),
-        reached: Some(violations == 0),
-    }
-}
-
-pub(super) fn used_row(what: &str, used: f64, under: &str, goal: f64) -> Row {
-    Row {
-        what: what.to_owned(),
-        figure: percent(used),
-        beside: under.to_owned(),
-        goal: format!("≥ {:.0} %", goal * 100.0),
-        reached: Some(used >= goal),
-    }
-}
-
-pub(super) fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }
 
 pub(super) fn least_of(values: &[f64]) -> f64 {

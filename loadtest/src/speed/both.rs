@@ -15,7 +15,7 @@ use crate::usage::Usage;
 /// Accepted and not finished, at most: half a second's worth or so, so that neither side runs ahead.
 const BACKLOG: u64 = 4_000;
 
-/// Above what one turn can use up.
+/// Above what a second can use up.
 const EVENTS_A_SECOND: u64 = 15_000;
 
 /// The backlog fills, connections and plans are made.
@@ -26,13 +26,35 @@ const STUCK: Duration = Duration::from_secs(20);
 pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Result<()> {
     let world = super::world(Kind::Distributed, BOTS, UNBOUND).await;
     let processes = world.start(1).await;
-    let found = turns(speed, &world, &processes).await?;
+    let found = turns(&Plan::of(speed), &world, &processes).await?;
+    world.finished(answered(&world)).await;
     report.add(found.row("both at once: accepted and drained", 3_500.0));
     Ok(())
 }
 
+/// How to load a whole pipeline.
+pub(crate) struct Plan {
+    pub(crate) turns: usize,
+    /// How long each is counted.
+    pub(crate) lasting: Duration,
+    pub(crate) shape: Shape,
+    /// More than a second can use up.
+    pub(crate) events_a_second: u64,
+}
+
+impl Plan {
+    pub(super) fn of(speed: &Speed) -> Self {
+        Self {
+            turns: speed.pairs,
+            lasting: speed.lasting(),
+            shape: Shape::default(),
+            events_a_second: EVENTS_A_SECOND,
+        }
+    }
+}
+
 /// What the turns of a whole pipeline gave.
-pub(super) struct Found {
+pub(crate) struct Found {
     rates: Vec<f64>,
     p99s: Vec<f64>,
     /// Microseconds of processor an event, by role.
@@ -41,23 +63,32 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn row(&self, what: &str, goal: f64) -> Row {
-        let costs: Vec<String> = self
+        let backlog = whole(BACKLOG as f64);
+        let beside = format!("backlog at most {backlog}; {}", self.beside());
+        Row::rate(what, self.rate(), beside, goal)
+    }
+
+    /// Events a second.
+    pub(crate) fn rate(&self) -> f64 {
+        median(&self.rates)
+    }
+
+    /// What they took.
+    pub(crate) fn beside(&self) -> String {
+        let costs = self
             .costs
             .iter()
-            .map(|(role, cost)| format!("{role} {} µs", short(*cost)))
-            .collect();
-        let beside = format!(
-            "backlog at most {}; accept p99 {} ms; processor an event: {}",
-            whole(BACKLOG as f64),
+            .map(|(role, cost)| format!("{role} {} µs", short(*cost)));
+        format!(
+            "accept p99 {} ms; processor an event: {}",
             short(median(&self.p99s)),
-            costs.join(", ")
-        );
-        Row::rate(what, median(&self.rates), beside, goal)
+            costs.collect::<Vec<_>>().join(", ")
+        )
     }
 }
 
 /// Pushes to the first of the processes, as fast as events are finished.
-pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -> anyhow::Result<Found> {
+pub(crate) async fn turns(plan: &Plan, world: &World, processes: &[Process]) -> anyhow::Result<Found> {
     let used = || {
         processes
             .iter()
@@ -66,9 +97,9 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
     };
     let first = processes.first().ok_or_else(|| anyhow::anyhow!("no processes"))?;
     let (mut rates, mut p99s, used_before, answered_before) = (Vec::new(), Vec::new(), used()?, answered(world));
-    for _ in 0..speed.pairs {
-        let events = usize::try_from(EVENTS_A_SECOND * (speed.seconds + 2))?;
-        let batch = Batch::new(&world.bots, Shape::default(), events).await?;
+    for _ in 0..plan.turns {
+        let events = usize::try_from(plan.events_a_second * (plan.lasting + WARM_UP).as_secs())?;
+        let batch = Batch::new(&world.bots, plan.shape, events).await?;
         let before = answered(world);
         let sim = world.sim.clone();
         let finished = move || sim.ledger(|ledger| ledger.totals().replied) - before;
@@ -77,9 +108,9 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
             connections: accept::CONNECTIONS,
             pace: Pace::Behind(BACKLOG, Arc::new(finished)),
             warm_up: WARM_UP,
-            lasting: speed.lasting(),
+            lasting: plan.lasting,
         };
-        let (tally, drained) = tokio::join!(load.run(batch), rate(speed, world));
+        let (tally, drained) = tokio::join!(load.run(batch), rate(plan.lasting, world));
         let tally = tally?;
         tally.all_accepted("ingest")?;
         // The slower of the two sides.
@@ -99,15 +130,17 @@ pub(super) async fn turns(speed: &Speed, world: &World, processes: &[Process]) -
 }
 
 /// Answers a second at the platform, over the same time that the load is counted.
-async fn rate(speed: &Speed, world: &World) -> f64 {
+async fn rate(lasting: Duration, world: &World) -> f64 {
     sleep(WARM_UP).await;
     let begun = (answered(world), std::time::Instant::now());
-    sleep(speed.lasting()).await;
+    sleep(lasting).await;
     (answered(world) - begun.0) as f64 / begun.1.elapsed().as_secs_f64()
 }
 
 /// Everything that was accepted has been answered, once.
-async fn settle(world: &World, owed: u64) -> anyhow::Result<()> {
+///
+/// The rows are counted by whoever knows how many there were before.
+pub(crate) async fn settle(world: &World, owed: u64) -> anyhow::Result<()> {
     let mut last = (answered(world), std::time::Instant::now());
     while last.0 < owed {
         sleep(Duration::from_millis(10)).await;
@@ -126,6 +159,5 @@ async fn settle(world: &World, owed: u64) -> anyhow::Result<()> {
         "{} answered of {owed}, {extra} of them twice",
         last.0
     );
-    world.finished(owed).await;
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use tokio::time::sleep;
 use world::{Kind, Process};
 
-use super::{BOTS, Speed, UNBOUND, accept};
-use crate::load::{Batch, Pace, Shape, accepted};
+use super::{BOTS, Speed, UNBOUND};
+use crate::load::{Batch, Shape, accepted};
 use crate::report::{Report, Row, median, short, whole};
 use crate::usage::{Usage, mib};
 
@@ -41,9 +41,7 @@ async fn idle(report: &mut Report) -> anyhow::Result<()> {
     // Every bot has had an event, so that all its queues and consumers are there.
     let batch = Batch::new(&world.bots, Shape::default(), IDLE_BOTS).await?;
     let ingest = processes.first().context("no ingest")?;
-    let load = accept::load(ingest.address, Pace::Closed, Duration::from_secs(30));
-    let tally = load.run(batch).await?;
-    ensure!(tally.accepted_in_all == tally.pushed, "not everything was accepted");
+    accepted(ingest.address, &batch).await?;
     sleep(SETTLE).await;
     let before = processes
         .iter()
