@@ -8,6 +8,7 @@
 //! | `soak` | kills and restarts under load: lost, doubled, over quota, out of order |
 //! | `quota` | the send limits: violations and use, beside simpler algorithms |
 //! | `speed` | rates and latencies beside their yardsticks |
+//! | `growth` | the same load on more bots, workers, bytes and rows |
 //! | `load` | the load driver |
 //! | `yardstick` | what the product is measured against |
 //! | `topology` | the product's queues, as measurements use them |
@@ -16,6 +17,7 @@
 //! | `usage` | what a process has used of it |
 //! | `plot` | draws them |
 
+mod growth;
 mod load;
 mod machine;
 mod plot;
@@ -49,6 +51,8 @@ enum Command {
     Quota(quota::Quota),
     /// Rates and latencies beside their yardsticks
     Speed(speed::Speed),
+    /// The same load on more bots, more workers, larger bodies and a full database
+    Growth(growth::Growth),
     /// A yardstick's process
     #[command(hide = true)]
     Yardstick(yardstick::Yardstick),
@@ -63,6 +67,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Soak(soak) => soak.run().await?,
         Command::Quota(quota) => quota.run().await?,
         Command::Speed(speed) => speed.run().await?,
+        Command::Growth(growth) => growth.run().await?,
         Command::Yardstick(yardstick) => yardstick.run().await?,
     };
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })

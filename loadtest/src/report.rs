@@ -148,6 +148,14 @@ fn first_cell(line: &str) -> &str {
     line.split('|').nth(1).unwrap_or_default().trim()
 }
 
+/// The first two cells of each row of a page's table.
+pub(crate) fn cells(page: &Path, name: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let text = fs::read_to_string(page)?;
+    let rows = between(&text, name)?.lines().filter(|line| line.starts_with("| "));
+    let figure = |line: &str| line.split('|').nth(2).unwrap_or_default().trim().to_owned();
+    Ok(rows.map(|line| (first_cell(line).to_owned(), figure(line))).collect())
+}
+
 /// Replaces what is between the page's markers of this name.
 pub(crate) fn replace(page: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let old = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;

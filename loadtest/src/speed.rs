@@ -28,9 +28,12 @@ mod start;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
+pub(crate) use both::{Found, Plan, settle, turns};
 use openclaw_sim::{Limits, Options, UnknownMessages};
-use world::{Kind, World};
+use world::{Kind, Process, World};
 
+use crate::load::{Batch, Shape, accepted};
 use crate::report::{self, Report};
 use crate::{machine, quota};
 
@@ -124,4 +127,15 @@ pub(crate) async fn world(kind: Kind, bots: usize, extra: &str) -> World {
 /// Messages that are visible at the platform, as answers to different events.
 pub(crate) fn answered(world: &World) -> u64 {
     world.sim.ledger(|ledger| ledger.totals().replied)
+}
+
+/// Ingest and workers that have taken an event of every bot, so that queues and consumers are there.
+pub(crate) async fn ready_with(world: &World, workers: usize) -> anyhow::Result<Vec<Process>> {
+    let processes = world.start(workers).await;
+    let ingest = processes.first().context("no ingest")?;
+    let before = answered(world);
+    let batch = Batch::new(&world.bots, Shape::default(), world.bots.len()).await?;
+    accepted(ingest.address, &batch).await?;
+    settle(world, before + world.bots.len() as u64).await?;
+    Ok(processes)
 }
