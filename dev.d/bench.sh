@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# [speed [NAMES] | growth [DIMENSIONS] | quota | micro | instructions]: measures it beside its yardsticks; writes docs/
+# [speed [NAMES] | growth [DIMENSIONS] | hour | quota | micro | instructions]: measures it beside its yardsticks; writes docs/
 #
 # ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery quota; all without names.
 # ./dev bench growth [bots workers bodies rows]: the same load on more of each.
+# ./dev bench hour [--minutes N]: 1,000 events a second: memory, tables, nothing lost.
 # ./dev bench micro [FILTER]: how long the pure paths of an event take, and the slot script.
 # ./dev bench instructions [--accept]: counts their instructions, and fails when one grew.
 # shellcheck shell=bash

@@ -9,6 +9,7 @@
 //! | `quota` | the send limits: violations and use, beside simpler algorithms |
 //! | `speed` | rates and latencies beside their yardsticks |
 //! | `growth` | the same load on more bots, workers, bytes and rows |
+//! | `hour` | an hour's worth of events: memory, tables, nothing lost |
 //! | `load` | the load driver |
 //! | `yardstick` | what the product is measured against |
 //! | `topology` | the product's queues, as measurements use them |
@@ -18,6 +19,7 @@
 //! | `plot` | draws them |
 
 mod growth;
+mod hour;
 mod load;
 mod machine;
 mod plot;
@@ -53,6 +55,8 @@ enum Command {
     Speed(speed::Speed),
     /// The same load on more bots, more workers, larger bodies and a full database
     Growth(growth::Growth),
+    /// An hour's worth of events: memory, growth of the tables, nothing lost or doubled
+    Hour(hour::Hour),
     /// A yardstick's process
     #[command(hide = true)]
     Yardstick(yardstick::Yardstick),
@@ -68,6 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Quota(quota) => quota.run().await?,
         Command::Speed(speed) => speed.run().await?,
         Command::Growth(growth) => growth.run().await?,
+        Command::Hour(hour) => hour.run().await?,
         Command::Yardstick(yardstick) => yardstick.run().await?,
     };
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })

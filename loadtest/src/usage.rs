@@ -15,6 +15,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// The most resident bytes so far.
     pub(crate) peak: u64,
+    /// Resident bytes now.
+    pub(crate) resident: u64,
 }
 
 impl Usage {
@@ -35,6 +37,7 @@ impl Usage {
         Ok(Self {
             cpu: TICK * (ticks(11)? + ticks(12)?),
             peak: bytes("VmHWM:")?,
+            resident: bytes("VmRSS:")?,
         })
     }
 }
