@@ -79,6 +79,12 @@ impl Link {
             .connect_lazy_with(options.clone().options([
                 ("statement_timeout", STATEMENT_TIMEOUT),
                 ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+                // Every statement on an event's way has an index (SQLite is told by `INDEXED BY`). Of a table that is new
+                // PostgreSQL has no statistics, and keeps the plan it made when the table was empty: it would read all of
+                // `events` for each event until autovacuum's first pass, up to a minute later.
+                ("enable_seqscan", "off"),
+                // The few statements that do read all would seem so dear by that, that it would compile them first.
+                ("jit", "off"),
             ]));
         Ok(Self { pool, options })
     }

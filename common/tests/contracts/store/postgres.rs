@@ -9,7 +9,7 @@ use openclaw_common::stores::postgres::Postgres;
 use sqlx::{Connection, PgConnection};
 use testkit::eventually;
 
-use super::world::{World, arrival};
+use super::world::{World, arrival, bot};
 
 #[tokio::test]
 async fn an_empty_database_says_what_to_run() {
@@ -69,6 +69,26 @@ async fn cut_connections_pass_and_the_store_goes_on() {
     })
     .await;
     world.again("om_1").await;
+}
+
+/// PostgreSQL has no statistics of a new table, and keeps the plans it made while the table was empty.
+#[tokio::test]
+async fn no_event_reads_the_whole_table_of_a_new_database() {
+    let world = World::postgres().await;
+    for number in 0..100 {
+        world.planned(&format!("om_{number}")).await;
+    }
+    world.store.unfinished(&bot(), &[]).await.unwrap();
+    let read = async |column: &str| {
+        let from = "FROM pg_stat_user_tables WHERE relname = 'events'";
+        world.number(&format!("SELECT {column} {from}")).await
+    };
+    // Each connection tells its counts when it has been idle for a while.
+    eventually("the counts are told", Duration::from_secs(20), async || {
+        read("idx_scan").await >= 100
+    })
+    .await;
+    assert_eq!(read("seq_tup_read").await, 0);
 }
 
 #[tokio::test]
