@@ -79,8 +79,10 @@ impl Found {
             .costs
             .iter()
             .map(|(role, cost)| format!("{role} {} µs", short(*cost)));
+        let turns = self.rates.iter().map(|rate| whole(*rate));
         format!(
-            "accept p99 {} ms; processor an event: {}",
+            "turns {}; accept p99 {} ms; processor an event: {}",
+            turns.collect::<Vec<_>>().join(", "),
             short(median(&self.p99s)),
             costs.collect::<Vec<_>>().join(", ")
         )
