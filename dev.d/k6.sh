@@ -15,7 +15,7 @@ main() {
     case $name in
     smoke) set -- "$name" "${2:-300}" "${3:-20}" ;;
     steady) set -- "$name" "${2:-1000}" "${3:-60}" ;;
-    burst) set -- "$name" "${2:-150}" "${3:-40}" ;;
+    burst) set -- "$name" "${2:-100}" "${3:-40}" ;;
     mixed) set -- "$name" "${2:-500}" "${3:-60}" ;;
     soak) set -- "$name" "${2:-200}" "${3:-180}" ;;
     *) die "usage: ./dev k6 smoke|steady|burst|mixed|soak [RATE [SECONDS]]" ;;
