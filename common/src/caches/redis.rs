@@ -11,10 +11,12 @@
 //! | `openclaw:probe` | nothing: whether the server can be written to |
 //! | `openclaw:kv:<key>` | values; keys that begin with `openclaw:` stand as they are |
 
+mod filter;
 mod guard;
 mod link;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
 use tokio::time::Instant;
 
+use self::filter::Filter;
 use self::guard::Guard;
 use self::link::{Epoch, Link};
 use crate::cache::{Cache, CacheError, Claim, Level, Member, Slot, Take};
@@ -29,9 +32,7 @@ use crate::envelope::EventKey;
 use crate::quota::{JITTER, LATE_GUARD, QUIET};
 use crate::secret::Secret;
 
-/// Time limit of the dedup calls, inside ingest's budget of 3 s (`reliability.md` D8).
-const DEDUP_LIMIT: Duration = Duration::from_millis(50);
-/// Time limit of every other call.
+/// Time limit of every call but the filter's.
 const LIMIT: Duration = Duration::from_millis(100);
 
 /// Written to see whether the server can be written to.
@@ -53,7 +54,8 @@ macro_rules! script {
 /// The cache in Redis, over one supervised connection.
 #[derive(Debug)]
 pub struct Redis {
-    link: Link,
+    link: Arc<Link>,
+    filter: Filter,
     guard: Guard,
     /// Makes slots of this process unlike those of any other.
     process: String,
@@ -73,8 +75,15 @@ impl Redis {
     /// # Errors
     /// When the URL is malformed: the configuration's fault.
     pub fn connect(url: &Secret) -> Result<Self, CacheError> {
+        let link = Arc::new(Link::open(
+            url,
+            script!("now" "born"),
+            BORN,
+            vec![script!("now" "born" "take")],
+        )?);
         Ok(Self {
-            link: Link::open(url, script!("now" "born"), BORN, vec![script!("now" "born" "take")])?,
+            filter: Filter::new(link.clone()),
+            link,
             guard: Guard::new(),
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),
@@ -94,7 +103,7 @@ impl Redis {
 
     async fn run_on<T: FromRedisValue>(
         &self,
-        epoch: &std::sync::Arc<Epoch>,
+        epoch: &Arc<Epoch>,
         limit: Duration,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, CacheError> {
@@ -120,7 +129,7 @@ impl Cache for Redis {
             .arg("GET")
             .arg("PX")
             .arg(millis(ttl));
-        let held: Option<String> = self.command(DEDUP_LIMIT, &command).await?;
+        let held: Option<String> = self.filter.call(command).await?;
         Ok(match held.as_deref() {
             None => Claim::Claimed,
             Some("d") => Claim::Done,
@@ -133,13 +142,13 @@ impl Cache for Redis {
     async fn finish(&self, key: &EventKey, ttl: Duration) -> Result<(), CacheError> {
         let mut command = redis::cmd("SET");
         command.arg(dedup_key(key)).arg("d").arg("PX").arg(millis(ttl));
-        self.command(DEDUP_LIMIT, &command).await
+        self.filter.call(command).await
     }
 
     async fn release(&self, key: &EventKey, token: &str) -> Result<(), CacheError> {
         let mut call = self.remove_if.prepare_invoke();
         call.key(dedup_key(key)).arg(format!("p:{token}"));
-        self.run(DEDUP_LIMIT, &call).await
+        self.run(filter::LIMIT, &call).await
     }
 
     async fn take(&self, levels: &[Level], horizon: Duration) -> Result<Take, CacheError> {
