@@ -62,7 +62,7 @@ all_mutants() {
                         self.commit_plan(row, plan).await?;
                     }'
 
-    mutant ack-after-row worker/src/attachment.rs \
+    mutant ack-after-row worker/src/attachment/arrivals.rs \
         'receipts.push(delivery.receipt);' \
         'delivery.receipt.ack();
             receipts.push(Receipt::new(|| ()));' \

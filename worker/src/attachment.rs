@@ -3,6 +3,8 @@
 //! Crash-only: when the link to the broker goes, everything in memory is dropped and found again the way a crash would
 //! find it, as redelivered messages and as unfinished rows. There is no second recovery path.
 
+mod arrivals;
+
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,23 +15,20 @@ use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
-use openclaw_common::priority::Priority;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
 use openclaw_common::quota::{self, Urgency};
-use openclaw_common::store::{Arrival, Begun, Intent, Room, UNFINISHED_PAGE};
+use openclaw_common::store::{Room, UNFINISHED_PAGE};
 use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::action::Plan;
-use crate::archive;
-use crate::commit::CommitError;
+use crate::anchor::Anchor;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
 use crate::lanes::{Lanes, REFILL, Started};
 use crate::levels;
-use crate::order;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
 
@@ -65,6 +64,7 @@ pub(crate) struct Attachment {
     lanes: Lanes<Work>,
     /// Every event in memory, with further deliveries of it (copies, or the delivery of a row found unfinished).
     held: HashMap<EventKey, Vec<Receipt>>,
+    anchor: Anchor,
     handler: (Arc<Bot>, Arc<dyn Handler>),
     handlers: Arc<Semaphore>,
     quarantine: Arc<Semaphore>,
@@ -126,6 +126,7 @@ impl Attachment {
             bot: runner.bot.clone(),
             lanes: Lanes::default(),
             held: HashMap::new(),
+            anchor: Anchor::default(),
             handler: (bot.clone(), handler_of(bot)),
             handlers: Arc::new(Semaphore::new(engine.config.server.workers)),
             quarantine: Arc::new(Semaphore::new(1)),
@@ -208,6 +209,7 @@ impl Attachment {
             }
             self.gauge.set(self.lanes.len());
             runner.status.set_holds(!self.held.is_empty());
+            self.anchor.tend(self.is_busy());
         }
     }
 
@@ -284,111 +286,6 @@ impl Attachment {
         Some(found)
     }
 
-    async fn arrive(&mut self, batch: Vec<Delivery>) {
-        fail_point("W0", "");
-        let mut arrivals = Vec::with_capacity(batch.len());
-        let mut receipts = Vec::with_capacity(batch.len());
-        for delivery in batch {
-            let envelope = match delivery.payload {
-                Ok(envelope) => envelope,
-                Err(unreadable) => {
-                    archive::bury_unreadable(&self.engine, &self.bot, unreadable, delivery.receipt).await;
-                    continue;
-                }
-            };
-            if order::is_order(&envelope) && self.held.contains_key(&envelope.key) {
-                order::settle(&self.engine, envelope, delivery.receipt);
-                continue;
-            }
-            if let Some(copies) = self.held.get_mut(&envelope.key) {
-                copies.push(delivery.receipt);
-                telemetry::DUPLICATES_DROPPED.add(1);
-                continue;
-            }
-            // Entered at once: a copy in the same batch must not be taken up twice.
-            self.held.insert(envelope.key.clone(), Vec::new());
-            // When half of what may be out is held, a chat gets little of the rest: slow chats must not hold it all.
-            let tight = self.held.len() * 2 > self.prefetch;
-            let priority = Priority::of(&envelope, 0);
-            let room = priority == Priority::Answer || !self.crowded && self.unasked_room() > 0;
-            self.crowded |= !room;
-            let intent = self.lanes.reserve(&envelope.chat, priority, tight, room);
-            arrivals.push(Arrival { envelope, intent });
-            receipts.push(delivery.receipt);
-        }
-        self.begin(arrivals, receipts).await;
-    }
-
-    async fn begin(&mut self, arrivals: Vec<Arrival>, receipts: Vec<Receipt>) {
-        if arrivals.is_empty() {
-            return;
-        }
-        let begun = match self.engine.commits.begin(arrivals.clone()).await {
-            Ok(begun) => begun,
-            // Stopped: all of it comes again. Refused: one bad row among many, so take them up one by one.
-            Err(CommitError::Stopped) => return,
-            Err(CommitError::Refused(_)) if arrivals.len() > 1 => {
-                for (arrival, receipt) in arrivals.into_iter().zip(receipts) {
-                    Box::pin(self.begin(vec![arrival], vec![receipt])).await;
-                }
-                return;
-            }
-            Err(CommitError::Refused(error)) => {
-                for (arrival, receipt) in arrivals.into_iter().zip(receipts) {
-                    self.cancel(&arrival);
-                    self.held.remove(&arrival.envelope.key);
-                    archive::bury_refused(&self.engine, arrival.envelope, &error, receipt).await;
-                }
-                return;
-            }
-        };
-        fail_point("T1", "");
-        for ((arrival, receipt), begun) in arrivals.into_iter().zip(receipts).zip(begun) {
-            let envelope = &arrival.envelope;
-            match begun {
-                Begun::Taken(row) => {
-                    let started = row.new && arrival.intent == Intent::Start;
-                    self.cancel(&arrival);
-                    if !row.new && row.envelope.chat != envelope.chat {
-                        tracing::warn!(event = %envelope.key, "a copy names another chat: the first one counts");
-                    }
-                    let mut receipt = Some(receipt);
-                    if !row.new
-                        && order::is_order(envelope)
-                        && !order::is_same(&self.engine, &row.envelope, envelope)
-                        && let Some(receipt) = receipt.take()
-                    {
-                        order::settle(&self.engine, envelope.clone(), receipt);
-                    }
-                    self.enter(Work { row, receipt, started });
-                }
-                Begun::Settled { parked } => {
-                    if parked && arrival.intent == Intent::Park {
-                        // An answer behind a few notifications calls for them, and itself.
-                        self.refill |= self.wants_refill(&envelope.chat);
-                    } else {
-                        self.cancel(&arrival);
-                        // Or it is our own parking, repeated after its answer was lost.
-                        self.unsure |= arrival.intent == Intent::Park;
-                        self.release(&envelope.key);
-                        if order::is_order(envelope) {
-                            order::settle(&self.engine, envelope.clone(), receipt);
-                            continue;
-                        }
-                        telemetry::DUPLICATES_DROPPED.add(1);
-                    }
-                    receipt.ack();
-                    self.release(&envelope.key);
-                }
-            }
-        }
-    }
-
-    fn cancel(&mut self, arrival: &Arrival) {
-        let priority = Priority::of(&arrival.envelope, 0);
-        self.lanes.cancel(&arrival.envelope.chat, priority, arrival.intent);
-    }
-
     /// How many more events that no person waits for may be in memory: two seconds' worth of the bot's quota in all.
     fn unasked_room(&self) -> usize {
         (self.prefetch / 2).saturating_sub(self.lanes.unasked())
@@ -437,6 +334,7 @@ impl Attachment {
             stop: self.stop.clone(),
             freezes: self.freezes,
             urgency,
+            anchor: self.anchor.clone(),
         };
         let ended = self.ended.clone();
         self.running += 1;
@@ -537,28 +435,10 @@ impl Attachment {
         }
     }
 
-    /// Somebody else has raised the fence. With a delivery in hand: if they have finished, it can go; if not, the newest owner
-    /// goes on. Without one the row is looked for among the unfinished.
-    async fn look_again(&mut self, work: Work) {
-        let copy = self.held.get_mut(&work.row.envelope.key).and_then(Vec::pop);
-        let Some(receipt) = work.receipt.or(copy) else {
-            self.held.remove(&work.row.envelope.key);
-            self.unsure = true;
-            return;
-        };
-        let arrival = Arrival {
-            envelope: work.row.envelope.clone(),
-            intent: Intent::Hold,
-        };
-        self.lanes
-            .place(&arrival.envelope.chat, Priority::of(&arrival.envelope, 0));
-        self.begin(vec![arrival], vec![receipt]).await;
-    }
-
     /// The event has left memory: copies of it can be acknowledged, its row says what happened.
     fn release(&mut self, key: &EventKey) {
         for copy in self.held.remove(key).unwrap_or_default() {
-            copy.ack();
+            self.anchor.settle(copy);
         }
     }
 
@@ -605,17 +485,28 @@ impl Attachment {
         }
     }
 
+    /// Whether a successor would have something to do at once: in memory, or behind a lane.
+    fn is_busy(&self) -> bool {
+        !self.held.is_empty() || self.lanes.len() > 0
+    }
+
     /// Lets what runs come to its end: requests on the wire are answered, outcomes committed, deliveries acknowledged.
     async fn settle_running(&mut self, endings: &mut mpsc::UnboundedReceiver<Ended>) {
+        let mut handed_over = false;
         while self.running > 0 {
             let Some(ended) = endings.recv().await else { return };
             self.running -= 1;
-            if let Some(work) = ended.work
-                && matches!(ended.end, End::Settled | End::Waiting { .. })
-            {
+            let Some(work) = ended.work else { continue };
+            if matches!(ended.end, End::Settled | End::Waiting { .. }) {
                 self.release(&work.row.envelope.key);
+            } else {
+                handed_over |= work.receipt.is_some();
             }
         }
+        handed_over |= self.lanes.queued().any(|work| work.receipt.is_some());
+        // A successor that is handed unfinished work needs nothing finished beside it; and when nothing is left that it could
+        // begin at once, the others must find nothing in the queue.
+        self.anchor.tend(!self.held.is_empty() && !handed_over);
     }
 }
 

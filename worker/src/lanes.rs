@@ -194,6 +194,12 @@ impl<T> Lanes<T> {
         self.unasked -= usize::from(!is_asked(priority) && self.unasked > 0);
     }
 
+    /// Events that have not started.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = &T> {
+        let queues = self.lanes.values().map(|lane| &lane.queue);
+        queues.flat_map(BTreeMap::values).map(|(_, event)| event)
+    }
+
     /// Chats whose next event could start.
     pub(crate) fn ready(&self) -> Vec<Arc<str>> {
         self.lanes

@@ -5,6 +5,7 @@
 //! | [`placement`] | which bots this worker consumes |
 //! | [`runner`] | one bot: attached again and again |
 //! | [`attachment`] | one attachment: deliveries into lanes, lanes into tasks |
+//! | [`anchor`] | the delivery that tells a standby that it is the active one |
 //! | [`lanes`] | a chat's events in order, one at a time |
 //! | [`process`] | one event from its row to its end |
 //! | [`order`] | sends that somebody asked for |
@@ -23,6 +24,7 @@
 //! | [`pulse`] | notices that the process was frozen |
 
 pub mod action;
+mod anchor;
 mod archive;
 mod attachment;
 mod breaker;

@@ -21,6 +21,7 @@ use openclaw_common::{action_uuid, backoff, telemetry, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::action::Plan;
+use crate::anchor::Anchor;
 use crate::commit::CommitError;
 use crate::engine::Engine;
 use crate::event::Event;
@@ -77,6 +78,8 @@ pub(crate) struct Run {
     pub(crate) freezes: u64,
     /// How urgent it is; rises with what comes to wait for it in its chat.
     pub(crate) urgency: Urgency,
+    /// Where its delivery goes when its end is committed.
+    pub(crate) anchor: Anchor,
 }
 
 /// Why a run cannot go on by itself.
@@ -97,7 +100,7 @@ impl From<CommitError> for Interrupt {
 }
 
 impl Run {
-    /// Runs the event and acknowledges its delivery once its end is committed.
+    /// Runs the event and settles its delivery once its end is committed.
     pub(crate) async fn run(&self, work: &mut Work) -> End {
         let end = match self.course(&work.row, work.started).await {
             Ok(end) => end,
@@ -107,7 +110,7 @@ impl Run {
         if matches!(end, End::Settled | End::Waiting { .. })
             && let Some(receipt) = work.receipt.take()
         {
-            receipt.ack();
+            self.anchor.settle(receipt);
             let place = if end == End::Settled { "W6" } else { "R2" };
             fail_point(place, &work.row.envelope.key.key);
         }
@@ -126,7 +129,7 @@ impl Run {
         match self.commit(&work.row, Step::Wait(wait)).await {
             Ok(()) => {
                 if let Some(receipt) = work.receipt.take() {
-                    receipt.ack();
+                    self.anchor.settle(receipt);
                 }
                 End::Waiting { hold: true }
             }

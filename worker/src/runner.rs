@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::attachment::{Attachment, Detached};
 use crate::engine::Engine;
 
-/// Between two tries to attach; the longest keeps recovery inside five seconds.
-const SHORTEST_RETRY: Duration = Duration::from_millis(50);
+/// Between two tries to attach. Each opens a channel and declares: while a queue is refused, or deleted again and again,
+/// they must not become the broker's main work. The longest keeps recovery inside five seconds.
+const SHORTEST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// An attachment that lived so long did not fail because of what it found: the next one begins without a wait.
@@ -118,7 +119,8 @@ impl Runner {
             // Whatever was said to an earlier attachment does not hold for the next one.
             while self.commands.try_recv().is_ok() {}
             let attached = tokio::select! {
-                attached = self.engine.queue.consume(Source::Bot(self.bot.clone()), prefetch) => attached,
+                // One more for the anchor, which takes no work's place.
+                attached = self.engine.queue.consume(Source::Bot(self.bot.clone()), prefetch + 1) => attached,
                 () = self.engine.drain.cancelled() => return None,
                 () = self.revoked.cancelled() => return None,
             };

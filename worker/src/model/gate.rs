@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::store::{
@@ -129,6 +130,7 @@ store! {
     bury(deaths: &[Burial]) -> ();
     standing(keys: &[EventKey]) -> HashMap<EventKey, Standing>;
     inspect(key: &EventKey) -> Option<Inspection>;
+    sealed(bots: &[BotId]) -> Vec<(EventKey, Bytes)>;
     dead_letters(filter: &DeadFilter, limit: u32) -> Vec<DeadLetter>;
     count_dead(filter: &DeadFilter) -> HashMap<String, u64>;
     replay(order: &Replay) -> Replayed;

@@ -23,6 +23,7 @@ use super::gate::{At, Gate, Stop};
 use super::platform::Platform;
 use super::tables::Tables;
 use crate::action::Plan;
+use crate::anchor::Anchor;
 use crate::commit::Commits;
 use crate::crowd::Crowds;
 use crate::engine::Engine;
@@ -139,10 +140,13 @@ impl Stage {
             quarantine: Arc::new(Semaphore::new(1)),
             urgency: Urgency::new(work.row.priority()),
             stop: stop.clone(),
+            anchor: Anchor::default(),
         };
         let line = self.line.clone();
         let task = tokio::spawn(async move {
             let end = run.run(&mut work).await;
+            // An anchor that was never acknowledged is a copy that comes again, which the plays have anyway.
+            run.anchor.tend(false);
             drop(line.send(Stop {
                 run: number,
                 at: At::Ended { end },
