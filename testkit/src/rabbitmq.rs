@@ -175,6 +175,19 @@ impl Vhost {
         json!({ "exchanges": of("exchanges"), "queues": of("queues"), "bindings": of("bindings") })
     }
 
+    /// Declares `queue` as nobody here would: durable, and nothing else.
+    ///
+    /// # Panics
+    /// When the broker does not answer or has such a queue with other properties.
+    pub async fn declare_plain(&self, queue: &str) {
+        let path = format!("queues/{}/{queue}", self.name);
+        let durable = json!({ "durable": true });
+        self.api
+            .send(Method::PUT, &path, Some(durable))
+            .await
+            .expect("the queue is declared");
+    }
+
     /// Deletes `queue` with its messages; consumers get a cancel from the broker.
     ///
     /// # Panics

@@ -264,6 +264,39 @@ async fn row_11_bot_queue_deleted_while_consumed() {
     );
 }
 
+/// Declared with other properties, as after a careless deletion: every attempt is refused, and each costs the broker a channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_11_bot_queue_refused_until_it_is_deleted() {
+    let world = world(1).await;
+    let rabbitmq = &shared(&world).rabbitmq;
+    rabbitmq.declare_plain("openclaw.v1.bot.bot0").await;
+    let processes = world.start(1).await;
+    let refused = async |times: usize| {
+        eventually("the queue is refused", seconds(20.0), async || {
+            let logs = processes.iter().map(Process::log);
+            logs.map(|log| log.matches("cannot attach to the bot's queue").count())
+                .sum::<usize>()
+                >= times
+        })
+        .await;
+        Instant::now()
+    };
+    let begun = refused(1).await;
+    let pause = (refused(4).await - begun) / 3;
+    assert!(pause > seconds(0.45), "declared again after {pause:?}");
+    rabbitmq.delete_queue("openclaw.v1.bot.bot0").await;
+    let pusher = world.pusher(&[&processes[0]], patient());
+    pusher.open_loop(50.0, world.workload(2).take(10)).await;
+    let report = Audit::default().check(&world, &pusher, processes).await;
+    figure(
+        "11",
+        &format!(
+            "a refused queue is declared again every {pause:.1?}, {} events after its deletion",
+            report.accepted
+        ),
+    );
+}
+
 /// A bot that ingest knows and no worker, whose queue is gone: its events park in `unrouted`, the other bot's do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_12_unroutable_among_64_in_flight() {
