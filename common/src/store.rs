@@ -102,6 +102,13 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError>;
 
+    /// Sealed bodies and plans of what `bots` have still to do, a few ([`SEALED_A_KEY`]) for each key they are sealed with:
+    /// who cannot open them has the wrong key ring. Looks at [`SEALED_ROWS`] rows of a bot and state, not at all of them.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError>;
+
     /// Dead letters by filter, newest first unless the filter says otherwise, at most `limit`.
     ///
     /// # Errors
@@ -197,6 +204,12 @@ pub const UNFINISHED_PAGE: usize = 500;
 
 /// [`Store::waiting`] counts no further: a number for a graph must not cost a walk over millions of rows.
 pub const WAITING_COUNTED: u32 = 100_000;
+
+/// [`Store::sealed`] looks at so many rows of a bot and state: at a start nobody waits for a walk over a backlog.
+pub const SEALED_ROWS: u32 = 100;
+
+/// [`Store::sealed`] gives so many for each key: a single one may be damaged.
+pub const SEALED_A_KEY: u32 = 3;
 
 /// Why the Store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -23,6 +23,7 @@ mod migrate;
 mod node;
 mod print;
 mod quota;
+mod readable;
 mod roles;
 mod send;
 mod signals;

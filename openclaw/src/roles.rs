@@ -8,13 +8,13 @@ use openclaw_common::serve::{self, Limits};
 use openclaw_common::store::Store;
 use openclaw_ingest::{Drain, Ingest};
 use openclaw_worker::Worker;
-use openclaw_worker::feishu::ClientError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::exit::Failure;
 use crate::node::{self, Needs, Node};
+use crate::readable;
 use crate::signals;
 
 const MIGRATE_RETRY: Duration = Duration::from_secs(1);
@@ -38,7 +38,13 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
             .run_until_cancelled_owned(migrate(node.seams.store.clone())),
     );
     let worker_stop = CancellationToken::new();
-    let worker = tokio::spawn(openclaw_worker::run(worker_of(&node), worker_stop.clone()));
+    let (working, leave) = (work(worker_of(&node), worker_stop.clone()), stop.clone());
+    let worker = tokio::spawn(async move {
+        let worked = working.await;
+        // Accepting what nobody works on would only hide it.
+        leave.cancel();
+        worked
+    });
     // The worker stops last: it closes the queue that ingest publishes to.
     let served = tokio::spawn(openclaw_ingest::run(
         ingest_of(
@@ -57,6 +63,16 @@ pub(crate) async fn all_in_one(node: Node, listener: TcpListener, stop: Cancella
     node.finish().await;
     joined(served)?;
     worker_ended(worked)
+}
+
+/// The worker, unless it would find what it cannot read.
+async fn work(worker: Worker, stop: CancellationToken) -> Result<(), Failure> {
+    if let Some(readable) = stop.run_until_cancelled(readable::check(&worker)).await {
+        readable?;
+    }
+    Ok(openclaw_worker::run(worker, stop)
+        .await
+        .map_err(|error| anyhow::anyhow!(error))?)
 }
 
 /// `openclaw ingest`
@@ -93,7 +109,9 @@ pub(crate) async fn worker(arguments: cli::Node) -> Result<(), Failure> {
         draining.cancelled().await;
         health.drain();
     });
-    let worked = tokio::spawn(openclaw_worker::run(worker_of(&node), stop)).await;
+    let worked = tokio::spawn(work(worker_of(&node), stop.clone())).await;
+    // It may have ended by itself; what else runs here waits for this.
+    stop.cancel();
     node.finish().await;
     worker_ended(worked)
 }
@@ -140,7 +158,6 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<(), Failure> {
         .map_err(|error| anyhow::anyhow!("ingest ended by a bug: {error}").into())
 }
 
-fn worker_ended(ended: Result<Result<(), ClientError>, tokio::task::JoinError>) -> Result<(), Failure> {
-    let ended = ended.map_err(|error| anyhow::anyhow!("the worker ended by a bug: {error}"))?;
-    Ok(ended.map_err(|error| anyhow::anyhow!(error))?)
+fn worker_ended(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    ended.map_err(|error| anyhow::anyhow!("the worker ended by a bug: {error}"))?
 }

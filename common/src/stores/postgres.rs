@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::PgConnection;
 
 use crate::bot::BotId;
@@ -89,6 +90,10 @@ impl Store for Postgres {
 
     async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
         look::inspect(&self.link, key).await
+    }
+
+    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
+        look::sealed(&self.link, bots).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

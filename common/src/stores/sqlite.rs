@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::envelope::EventKey;
@@ -82,6 +83,10 @@ impl Store for SqliteStore {
 
     async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError> {
         look::inspect(&self.database, key).await
+    }
+
+    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
+        look::sealed(&self.database, bots).await.map_err(store_error)
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

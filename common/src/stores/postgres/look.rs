@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use sqlx::PgConnection;
 
 use super::link::{Link, Work};
 use super::rows::event_columns;
+use crate::bot::BotId;
 use crate::envelope::EventKey;
-use crate::store::{Inspection, Standing, StoreError};
+use crate::store::{Inspection, SEALED_A_KEY, SEALED_ROWS, Standing, StoreError};
 use crate::stores::batch::name;
 use crate::stores::records::{EventRecord, ReportRecord, StandingRecord, inspection};
 
@@ -69,4 +71,40 @@ fn read<'c>(connection: &'c mut PgConnection, key: &'c EventKey) -> Work<'c, Rea
         .await?;
         Ok((event, actions))
     })
+}
+
+/// [`crate::store::Store::sealed`]
+pub(super) async fn sealed(link: &Link, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
+    let found = link.run(bots, read_sealed).await?;
+    Ok(found
+        .into_iter()
+        .map(|(app_id, key, sealed)| (EventKey::new(app_id, key), sealed.into()))
+        .collect())
+}
+
+fn read_sealed<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Work<'c, Vec<(String, String, Vec<u8>)>> {
+    let bots: Vec<_> = bots.iter().map(BotId::as_str).collect();
+    // The third byte says how long the key's id is, which follows it (`seal.rs`).
+    Box::pin(
+        sqlx::query_as(
+            "SELECT app_id, key, sealed FROM (
+                 SELECT e.app_id, e.key, s.sealed,
+                        row_number() OVER (PARTITION BY substring(s.sealed FROM 1 FOR 3 + get_byte(s.sealed, 2))) AS place
+                 FROM unnest($1::text[]) AS b (bot)
+                 CROSS JOIN LATERAL (
+                     (SELECT * FROM events WHERE bot = b.bot AND state <> 'waiting' AND state = 'received' LIMIT $2)
+                     UNION ALL
+                     (SELECT * FROM events WHERE bot = b.bot AND state <> 'waiting' AND state = 'planned' LIMIT $2)
+                     UNION ALL
+                     (SELECT * FROM events WHERE bot = b.bot AND state = 'waiting' LIMIT $2)
+                 ) e
+                 CROSS JOIN LATERAL (VALUES (e.envelope), (e.plan)) AS s (sealed)
+                 WHERE substring(s.sealed FROM 1 FOR 1) = '\\xf5' AND length(s.sealed) > 3
+             ) each WHERE place <= $3",
+        )
+        .bind(bots)
+        .bind(i64::from(SEALED_ROWS))
+        .bind(i64::from(SEALED_A_KEY))
+        .fetch_all(connection),
+    )
 }

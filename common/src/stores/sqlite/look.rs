@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::input::json;
 use super::rows::event_columns;
 use super::store_error;
+use crate::bot::BotId;
 use crate::envelope::EventKey;
+use crate::seal;
 use crate::sqlite::Sqlite;
-use crate::store::{Inspection, Standing, StoreError};
+use crate::store::{Inspection, SEALED_A_KEY, SEALED_ROWS, Standing, State, StoreError};
 use crate::stores::batch::name;
 use crate::stores::records::{EventRecord, ReportRecord, StandingRecord, inspection};
 use crate::time::now_ms;
@@ -61,4 +65,45 @@ async fn read(database: &Sqlite, key: &EventKey) -> Result<(Option<EventRecord>,
     .fetch_all(&database.reader)
     .await?;
     Ok((event, actions))
+}
+
+/// [`crate::store::Store::sealed`]
+pub(super) async fn sealed(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, sqlx::Error> {
+    let mut found = Vec::new();
+    let mut of_key: HashMap<String, u32> = HashMap::new();
+    for bot in bots {
+        for state in [State::Received, State::Planned, State::Waiting] {
+            for (app_id, key, bytes) in read_bytes(database, bot, state).await? {
+                let Some(id) = seal::key_id(&bytes) else { continue };
+                let count = of_key.entry(id.to_owned()).or_default();
+                *count += 1;
+                if *count <= SEALED_A_KEY {
+                    found.push((EventKey::new(app_id, key), bytes.into()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bodies and plans, sealed or not.
+async fn read_bytes(
+    database: &Sqlite,
+    bot: &BotId,
+    state: State,
+) -> Result<Vec<(String, String, Vec<u8>)>, sqlx::Error> {
+    sqlx::query_as(
+        "WITH some AS (
+             SELECT app_id, key, envelope, plan FROM events INDEXED BY events_by_state
+             WHERE bot = ?1 AND state = ?2 LIMIT ?3
+         )
+         SELECT app_id, key, envelope FROM some
+         UNION ALL
+         SELECT app_id, key, plan FROM some WHERE plan IS NOT NULL",
+    )
+    .bind(bot.as_str())
+    .bind(state.as_str())
+    .bind(SEALED_ROWS)
+    .fetch_all(&database.reader)
+    .await
 }

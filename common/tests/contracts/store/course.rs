@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openclaw_common::bot::BotId;
+use openclaw_common::config::Encryption;
 use openclaw_common::envelope::Envelope;
+use openclaw_common::seal::{self, KeyRing};
+use openclaw_common::secret::Secret;
 use openclaw_common::store::{
     ActionOutcome, ActionRow, ActionState, Arrival, Begun, Change, Intent, NewAction, State, Step, Wait,
 };
 
-use super::world::{HOUR, World, arrival, change, envelope, is_settled, key, outcome, plan, taken, wait};
+use super::world::{HOUR, World, arrival, bot, change, envelope, is_settled, key, outcome, plan, plan_of, taken, wait};
 
 pub(super) async fn an_event_goes_from_delivery_to_done(world: World) {
     let row = world.start("om_1").await;
@@ -430,4 +434,40 @@ pub(super) async fn looking_at_an_event_takes_nothing_up(world: World) {
     let sent = world.store.inspect(&key("om_1")).await.unwrap().unwrap();
     assert_eq!(sent.actions[0].message_id.as_deref(), Some("om_sent_0"));
     assert!(sent.actions[0].sent_ms.is_some());
+}
+
+pub(super) async fn of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each_key(world: World) {
+    let seal = |id: &str, name: &str, body: &'static str| {
+        let keys = [(id.to_owned(), Secret::new("0a".repeat(32)))].into();
+        let ring = KeyRing::new(&Encryption {
+            keys,
+            active: id.to_owned(),
+        });
+        ring.unwrap().seal(&key(name), body.into()).unwrap()
+    };
+    let mut arrivals: Vec<_> = ["held_1", "held_2", "held_3", "held_4"]
+        .map(|name| (name, "a", Intent::Hold))
+        .into();
+    arrivals.extend([("waits", "bb", Intent::Park), ("ends", "c", Intent::Hold)]);
+    let arrivals = arrivals.into_iter().map(|(name, id, intent)| {
+        let body = seal(id, name, "{}");
+        let envelope = Arc::new(Envelope {
+            body,
+            ..envelope(name, "oc_1")
+        });
+        Arrival { envelope, intent }
+    });
+    world.begin(arrivals.collect()).await;
+    let planned = world.start("in_the_clear").await;
+    let step = plan_of(&seal("d", "in_the_clear", "plan"), 1);
+    assert!(world.step(&planned, step).await);
+    assert!(world.step(&world.again("ends").await, Step::Finish(Vec::new())).await);
+    let bots = [bot(), BotId::new("bot2").unwrap()];
+    let sealed = world.store.sealed(&bots).await.unwrap();
+    let mut ids: Vec<_> = sealed.iter().filter_map(|(_, body)| seal::key_id(body)).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["a", "a", "a", "bb", "d"]);
+    let (event, body) = sealed.iter().find(|(_, body)| seal::key_id(body) == Some("d")).unwrap();
+    assert_eq!((event, body.len()), (&key("in_the_clear"), 3 + 1 + 16 + 12 + 4 + 16));
+    assert!(world.store.sealed(&bots[1..]).await.unwrap().is_empty());
 }

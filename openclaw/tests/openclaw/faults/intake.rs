@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use openclaw_sim::event::Event;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use testkit::eventually;
 
 use super::{Audit, figure, once, seconds, shared, world};
 use world::{Process, openclaw};
@@ -116,6 +117,57 @@ async fn row_35_key_set_lost() {
     figure(
         "35",
         "both roles refuse to start without the key and with one that is none; exit 64",
+    );
+}
+
+/// The configuration is in order, but not the one that the events in the database were sealed under.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_35_key_of_stored_events_lost() {
+    let world = world(1).await;
+    let node = std::fs::read_to_string(world.join("config.yaml")).unwrap();
+    let ring = |keys: &str, active: &str| format!("{node}encryption: {{ keys: {{ {keys} }}, active: {active} }}\n");
+    let (old, new) = (
+        format!("old: \"{}\"", "0a".repeat(32)),
+        format!("new: \"{}\"", "0b".repeat(32)),
+    );
+    world.write("config.yaml", &ring(&old, "old"));
+    let processes = world.start(1).await;
+    let pusher = world.pusher(&[&processes[0]], super::patient());
+    // More than the lanes hold: the rest lies in the waiting room when everything dies.
+    pusher.open_loop(200.0, world.workload(2).take(60)).await;
+    eventually("some events wait", seconds(10.0), async || {
+        world.sim.ledger(|ledger| ledger.totals().replied) >= 5
+    })
+    .await;
+    for process in processes {
+        process.kill();
+    }
+    let other = format!("old: \"{}\"", "0c".repeat(32));
+    for (config, said) in [
+        (node.clone(), "`encryption.keys.old` is missing"),
+        (ring(&new, "new"), "`encryption.keys.old` is missing"),
+        (ring(&other, "old"), "`encryption.keys.old` is not the key"),
+    ] {
+        world.write("config.yaml", &config);
+        for role in ["worker", "run"] {
+            let output = openclaw(&[role, "-c", world.path().to_str().unwrap(), "--port", "0"])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(64), "{text}");
+            assert!(text.contains(said) && !text.contains("0a0a"), "{text}");
+        }
+    }
+    // Back, beside the one that is active now.
+    world.write("config.yaml", &ring(&format!("{old}, {new}"), "new"));
+    let processes = world.start(1).await;
+    let report = Audit::default().check(&world, &pusher, processes).await;
+    figure(
+        "35",
+        &format!(
+            "{} events wait for their key: refused without it and with another one; exit 64",
+            report.accepted
+        ),
     );
 }
 
