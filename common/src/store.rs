@@ -404,6 +404,13 @@ pub struct Change {
 pub enum Step {
     /// Its handler starts: one more handler start.
     Start,
+    /// Its handler failed in good order and is asked again by the same worker, which keeps it in its lane meanwhile.
+    Fail {
+        /// Finished tries so far.
+        attempt: u32,
+        /// One sentence for the operator.
+        error: String,
+    },
     /// `received` → `planned`, with its actions. The first action counts as tried now.
     Plan {
         /// What [`Row::plan`] gives back.

@@ -28,6 +28,7 @@ use crate::event::Event;
 use crate::handler::{Handler, HandlerError};
 use crate::sender::Sender;
 use crate::sending::{ActionRun, Sent};
+use crate::verdict::LANE_PATIENCE;
 use crate::{membership, order};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
@@ -102,7 +103,7 @@ impl From<CommitError> for Interrupt {
 impl Run {
     /// Runs the event and settles its delivery once its end is committed.
     pub(crate) async fn run(&self, work: &mut Work) -> End {
-        let end = match self.course(&work.row, work.started).await {
+        let end = match self.course(&mut work.row, work.started).await {
             Ok(end) => end,
             Err(Interrupt::Stopped) => End::Stopped,
             Err(Interrupt::Lost) => End::Lost,
@@ -138,7 +139,7 @@ impl Run {
         }
     }
 
-    async fn course(&self, row: &Row, started: bool) -> Flow<End> {
+    async fn course(&self, row: &mut Row, started: bool) -> Flow<End> {
         tokio::select! {
             () = self.engine.gate.known() => {}
             () = self.stop.cancelled() => return Err(Interrupt::Stopped),
@@ -224,23 +225,62 @@ impl Run {
         }
     }
 
-    async fn make_plan(&self, row: &Row, started: bool) -> Flow<Made> {
+    /// Asks the handler, as often as it takes and its tries allow; short waits are spent in the lane.
+    async fn make_plan(&self, row: &mut Row, mut started: bool) -> Flow<Made> {
         if let Some(order) = order::read(&self.engine, row) {
             return self.plan_order(row, order).await;
         }
         membership::heed(&self.engine, &self.bot, &row.envelope).await;
-        let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
-        if earlier_starts >= POISON_STARTS {
-            let error = format!("its handler took the process down {earlier_starts} times");
-            return self.die(row, Vec::new(), "poison", None, error).await.map(Made::End);
+        let retry = &self.bot.message.retry;
+        let mut patience = LANE_PATIENCE;
+        loop {
+            let earlier_starts = row.handler_starts.saturating_sub(u32::from(started));
+            if earlier_starts >= POISON_STARTS {
+                let error = format!("its handler took the process down {earlier_starts} times");
+                return self.die(row, Vec::new(), "poison", None, error).await.map(Made::End);
+            }
+            // A suspect runs alone, so that what it takes down with it is not suspected in its turn.
+            let alone = if earlier_starts > 0 {
+                Some(self.permit(&self.quarantine).await?)
+            } else {
+                None
+            };
+            let error = match self.ask_handler(row, started).await? {
+                Asked::End(end) => return Ok(Made::End(end)),
+                Asked::Answer(Ok(plan)) if plan.actions.is_empty() => {
+                    return self.finish(row, Vec::new()).await.map(Made::End);
+                }
+                Asked::Answer(Ok(plan)) => {
+                    return Ok(match self.commit_plan(row, &plan).await? {
+                        Some(end) => Made::End(end),
+                        None => Made::Plan(plan),
+                    });
+                }
+                Asked::Answer(Err(HandlerError::Retry(error))) if row.attempt + 1 < retry.max_attempts => error,
+                Asked::Answer(Err(HandlerError::Retry(error) | HandlerError::Refused(error))) => {
+                    let died = self.die(row, Vec::new(), "handler", None, error).await;
+                    return died.map(Made::End);
+                }
+            };
+            let attempt = row.attempt + 1;
+            let wait = backoff::delay(retry, attempt);
+            tracing::warn!(event = %row.envelope.key, attempt, error, ?wait, "the handler failed; it is tried again later");
+            if wait > patience {
+                let failure = Some(("handler", None, error));
+                let parked = self.wait(row, Vec::new(), wait, attempt, self.strict(), failure);
+                return parked.await.map(Made::End);
+            }
+            patience -= wait;
+            // Before the wait: a stop or a crash in it must not look like one that the event has caused.
+            self.commit(row, Step::Fail { attempt, error }).await?;
+            (row.attempt, row.handler_starts, started) = (attempt, 0, false);
+            drop(alone);
+            self.pause(wait).await?;
         }
-        // A suspect runs alone, so that what it takes down with it is not suspected in its turn.
-        let _alone = if earlier_starts > 0 {
-            Some(self.permit(&self.quarantine).await?)
-        } else {
-            None
-        };
-        let running = match started {
+    }
+
+    async fn ask_handler(&self, row: &Row, started: bool) -> Flow<Asked> {
+        let _running = match started {
             // Its start is counted already: it must come to an end, or the count would speak of a crash.
             true => self.handlers.acquire().await.map_err(|_| Interrupt::Stopped)?,
             false => self.permit(&self.handlers).await?,
@@ -248,27 +288,17 @@ impl Run {
         let event = match self.event(row) {
             Ok(event) => event,
             Err(error) => {
-                return self
-                    .die(row, Vec::new(), "unreadable", None, error)
-                    .await
-                    .map(Made::End);
+                let died = self.die(row, Vec::new(), "unreadable", None, error).await;
+                return died.map(Asked::End);
             }
         };
         if !started {
             self.commit(row, Step::Start).await?;
         }
         let begun = Instant::now();
-        let planned = self.handle(&row.envelope.key, event).await?;
+        let answer = self.handle(&row.envelope.key, event).await?;
         telemetry::HANDLER_SECONDS.record(begun.elapsed());
-        drop(running);
-        match planned {
-            Ok(plan) if plan.actions.is_empty() => self.finish(row, Vec::new()).await.map(Made::End),
-            Ok(plan) => Ok(match self.commit_plan(row, &plan).await? {
-                Some(end) => Made::End(end),
-                None => Made::Plan(plan),
-            }),
-            Err(error) => self.handler_failed(row, error).await.map(Made::End),
-        }
+        Ok(Asked::Answer(answer))
     }
 
     /// Somebody has said what to send: no handler is asked.
@@ -308,27 +338,6 @@ impl Run {
                 )))
             }
         })
-    }
-
-    async fn handler_failed(&self, row: &Row, error: HandlerError) -> Flow<End> {
-        let attempt = row.attempt + 1;
-        let error = match error {
-            HandlerError::Retry(error) if attempt < self.bot.message.retry.max_attempts => error,
-            HandlerError::Retry(error) | HandlerError::Refused(error) => {
-                return self.die(row, Vec::new(), "handler", None, error).await;
-            }
-        };
-        tracing::warn!(event = %row.envelope.key, attempt, error, "the handler failed; it is tried again later");
-        let due_in = backoff::delay(&self.bot.message.retry, attempt);
-        self.wait(
-            row,
-            Vec::new(),
-            due_in,
-            attempt,
-            self.strict(),
-            Some(("handler", None, error)),
-        )
-        .await
     }
 
     /// Commits a plan; answers the event's end when that cannot be.
@@ -510,6 +519,11 @@ impl Run {
 
 enum Made {
     Plan(Plan),
+    End(End),
+}
+
+enum Asked {
+    Answer(Result<Plan, HandlerError>),
     End(End),
 }
 

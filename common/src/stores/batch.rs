@@ -197,6 +197,12 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
             patch.from_planned = false;
             patch.starts = true;
         }
+        Step::Fail { attempt, error } => {
+            patch.from_planned = false;
+            patch.attempt = Some(count(*attempt));
+            patch.class = Some("handler");
+            patch.error = Some(clean(error));
+        }
         Step::Plan { plan, actions } => {
             patch.from_planned = false;
             patch.target = Some(State::Planned);

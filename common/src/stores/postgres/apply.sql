@@ -60,7 +60,7 @@ changed AS (
         -- A plan or a failure in good order ends the suspicion that the event kills its worker.
         handler_starts = CASE
             WHEN f.starts THEN e.handler_starts + 1
-            WHEN f.target = 'planned' OR (f.target = 'waiting' AND f.class IS NOT NULL) THEN 0
+            WHEN f.target = 'planned' OR (coalesce(f.target, 'waiting') = 'waiting' AND f.class IS NOT NULL) THEN 0
             ELSE e.handler_starts
         END,
         attempt = coalesce(f.attempt, e.attempt),
@@ -71,7 +71,7 @@ changed AS (
         last_error = coalesce(f.error, e.last_error),
         finished_at = CASE WHEN f.target IN ('done', 'dead') THEN now() END
     FROM fresh f
-    WHERE e.app_id = f.app_id AND e.key = f.key AND (f.target IS NOT NULL OR f.starts)
+    WHERE e.app_id = f.app_id AND e.key = f.key AND (f.target IS NOT NULL OR f.starts OR f.attempt IS NOT NULL)
     RETURNING f.ord, e.*
 ),
 buried AS (

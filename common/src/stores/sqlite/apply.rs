@@ -22,7 +22,8 @@ const CHANGE: &str = "
         -- A plan or a failure in good order ends the suspicion that the event kills its worker.
         handler_starts = CASE
             WHEN i.value ->> 4 THEN e.handler_starts + 1
-            WHEN i.value ->> 1 = 'planned' OR (i.value ->> 1 = 'waiting' AND i.value ->> 8 IS NOT NULL) THEN 0
+            WHEN i.value ->> 1 = 'planned' OR (coalesce(i.value ->> 1, 'waiting') = 'waiting' AND i.value ->> 8 IS NOT NULL)
+                THEN 0
             ELSE e.handler_starts
         END,
         attempt = coalesce(i.value ->> 5, e.attempt),
@@ -175,7 +176,7 @@ async fn change(connection: &mut SqliteConnection, now: i64, fresh: &[(i64, &Pat
     let mut plans = Bodies::new();
     let mut rows = Vec::with_capacity(fresh.len());
     for (position, patch) in fresh {
-        if patch.target.is_some() || patch.starts {
+        if patch.target.is_some() || patch.starts || patch.attempt.is_some() {
             let plan = patch.plan.map(|plan| plans.push(plan));
             rows.push((
                 position,

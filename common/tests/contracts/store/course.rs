@@ -246,8 +246,21 @@ pub(super) async fn only_handler_starts_that_ended_badly_add_up(world: World) {
     assert!(world.step(&row, Step::Wait(failed)).await);
     let row = world.take_due(1).await.remove(0);
     assert_eq!((row.handler_starts, row.attempt), (0, 1));
+    // Nor did one that failed and is asked again in its lane. Repeated, as after a lost answer, it is the same failure.
+    assert!(world.step(&row, Step::Start).await);
+    for _ in 0..2 {
+        let error = "the upstream did not answer".to_owned();
+        assert!(world.step(&row, Step::Fail { attempt: 2, error }).await);
+    }
+    let row = world.again("om_1").await;
+    assert_eq!((row.handler_starts, row.attempt), (0, 2));
     assert!(world.step(&row, Step::Start).await);
     assert!(world.step(&row, plan(1)).await);
+    let error = "too late".to_owned();
+    assert!(
+        !world.step(&row, Step::Fail { attempt: 3, error }).await,
+        "it has a plan"
+    );
     assert_eq!(world.again("om_1").await.handler_starts, 0);
 }
 

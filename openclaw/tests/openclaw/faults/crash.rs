@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use openclaw_sim::Api;
 use openclaw_sim::event::{Event, Kind as EventKind, Workload};
 use openclaw_sim::faults::{Fault, Scope};
+use openclaw_sim::push::Pusher;
 use testkit::eventually;
 
 use super::audit::query;
@@ -238,6 +239,42 @@ async fn row_27_handler_panics_and_talks_too_much() {
         "27",
         &format!("a panic: {attempts} attempts, then `handler`; 10 MB: `permanent`; 20 others answered"),
     );
+}
+
+/// Three events of a chat, the handler of the first fails once, and no order is asked for: whoever leaves memory is passed.
+async fn handler_fails_once(backoff: &str) -> (World, Pusher, Vec<Process>) {
+    let extra = format!("message: {{ order: relaxed, retry_policy: {{ backoff: {backoff}, multiplier: 1 }} }}\n");
+    let world = World::new(Kind::Distributed, 1, &extra).await;
+    let ingest = Process::start("ingest", world.path()).await;
+    let worker = Process::start_with("worker", world.path(), &[(FAIL_POINT, "handler:1!panic")]).await;
+    let pusher = world.pusher(&[&ingest], patient());
+    pusher.open_loop(50.0, world.workload(1).take(3)).await;
+    (world, pusher, vec![ingest, worker])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_27_handler_fails_and_its_event_keeps_its_place_for_ten_seconds() {
+    let (world, pusher, processes) = handler_fails_once("2s").await;
+    let report = Audit::default().check(&world, &pusher, processes).await;
+    assert_eq!(report.accepted, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_27_handler_fails_and_its_event_waits_longer_in_the_store() {
+    let (world, pusher, processes) = handler_fails_once("25m").await;
+    eventually("the others are answered", seconds(10.0), async || {
+        world.sim.ledger(|ledger| ledger.totals().replied) == 2
+    })
+    .await;
+    let (attempt, starts): (i32, i32) = query(
+        &world,
+        "UPDATE events SET due_at = now() WHERE state = 'waiting' AND due_at > now() + interval '20 minutes'
+         RETURNING attempt, handler_starts",
+    )
+    .await;
+    assert_eq!((attempt, starts), (1, 0));
+    let report = Audit::unordered().check(&world, &pusher, processes).await;
+    assert_eq!(report.accepted, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

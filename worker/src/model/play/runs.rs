@@ -266,6 +266,7 @@ impl std::fmt::Debug for Brief<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Step::Start => write!(formatter, "commits start"),
+            Step::Fail { attempt, .. } => write!(formatter, "commits failure {attempt} of its handler"),
             Step::Plan { actions, .. } => write!(formatter, "commits a plan of {}", actions.len()),
             Step::Try { index } => write!(formatter, "commits a try of {index}"),
             Step::Renew { index, .. } => write!(formatter, "commits a new uuid of {index}"),
