@@ -52,8 +52,8 @@ all_mutants() {
 
     # The plan is made, its first action sent, and only then is it committed.
     mutant plan-before-send worker/src/process.rs \
-        'Ok(plan) => Ok(match self.commit_plan(row, &plan).await? {' \
-        'Ok(plan) => Ok(match None::<End> {' \
+        'return Ok(match self.commit_plan(row, &plan).await? {' \
+        'return Ok(match None::<End> {' \
         worker --lib model::tests::neither_promise_breaks_in_any_small_play \
         worker/src/process.rs \
         'Sent::Done(outcome) => {' \
@@ -69,11 +69,11 @@ all_mutants() {
         worker --lib model::taking_up::a_delivery_is_not_acknowledged_before_its_row_is_committed
 
     mutant ack-after-outcome worker/src/process.rs \
-        'let end = match self.course(&work.row, work.started).await {' \
+        'let end = match self.course(&mut work.row, work.started).await {' \
         'if let Some(receipt) = work.receipt.take() {
             receipt.ack();
         }
-        let end = match self.course(&work.row, work.started).await {' \
+        let end = match self.course(&mut work.row, work.started).await {' \
         worker --lib model::tests::neither_promise_breaks_in_any_small_play
 
     mutant one-uuid-an-action worker/src/process.rs \
