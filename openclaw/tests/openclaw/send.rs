@@ -160,13 +160,13 @@ async fn a_conflict_that_ingest_has_forgotten_is_a_dead_letter_and_never_sent(ki
 }
 
 async fn a_scheduled_message_waits_in_the_store_and_goes_out_in_time(kind: Kind) {
-    // Its age counts from its time, not from when it was asked for.
-    let world = world(kind, 1, "message: { max_age: 1s }\n").await;
+    // Its age counts from its time: by when it was asked for it would be too old.
+    let world = world(kind, 1, "message: { max_age: 4s }\n").await;
     world.sim.set_limits(Limits::off());
     let processes = world.start(1).await;
     let caller = Caller::of(&processes[0]);
     let mut later = text(("bot", "bot0"), "oc_1", "later");
-    let at = openclaw_common::time::now_ms() + 3000;
+    let at = openclaw_common::time::now_ms() + 6000;
     later["send_at"] = json!(jiff::Timestamp::from_millisecond(at).unwrap().to_string());
     caller.send(&later).await;
     caller.send(&text(("bot", "bot0"), "oc_1", "now")).await;
