@@ -7,6 +7,7 @@
 //! | `topology` | names and arguments of exchanges and queues |
 //! | `publisher` | the publishing connection: bursts and confirms |
 //! | `consumer` | the consuming connection: deliveries, acknowledgements, depths |
+//! | `suspects` | queues that are consumed from apart first |
 //! | `acks` | the fewest acknowledgements that settle what is done |
 //! | `codec` | envelope to AMQP message and back |
 //!
@@ -20,6 +21,7 @@ mod link;
 #[cfg(feature = "measured")]
 pub mod measured;
 mod publisher;
+mod suspects;
 mod topology;
 mod wire;
 
@@ -91,7 +93,11 @@ impl RabbitMq {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&publishing).supervise(publish_broker, Arc::clone(&declared), stop.clone()));
-        tasks.spawn(Arc::clone(&consuming).supervise(consume_broker, Arc::clone(&declared), stop.clone()));
+        tasks.spawn(Arc::clone(&consuming).supervise(
+            consume_broker,
+            (Arc::clone(&declared), Arc::default()),
+            stop.clone(),
+        ));
         tasks.close();
         Ok(Self {
             publishing,

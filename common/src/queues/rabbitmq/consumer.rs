@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::acks::Ledger;
 use super::codec;
 use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
+use super::suspects::Suspects;
 use super::topology::{self, Declared};
 use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
 
@@ -31,6 +32,7 @@ pub(super) struct Consumers {
     /// For passive declares alone: a missing queue closes the channel.
     looking: Mutex<Option<Channel>>,
     declared: Arc<Declared>,
+    suspects: Arc<Suspects>,
     /// Cancelled when the process leaves: flush, then hold still until the connection is cut.
     leaving: CancellationToken,
     /// Consumers that have not flushed their last acknowledgements yet.
@@ -39,14 +41,15 @@ pub(super) struct Consumers {
 }
 
 impl Role for Consumers {
-    type Setup = Arc<Declared>;
+    type Setup = (Arc<Declared>, Arc<Suspects>);
 
-    async fn open(session: Arc<Session>, declared: &Self::Setup) -> Result<Self, QueueError> {
+    async fn open(session: Arc<Session>, (declared, suspects): &Self::Setup) -> Result<Self, QueueError> {
         topology::declare_shared(&session.channel().await?).await?;
         Ok(Self {
             session,
             looking: Mutex::default(),
             declared: Arc::clone(declared),
+            suspects: Arc::clone(suspects),
             leaving: CancellationToken::new(),
             unflushed: TaskTracker::new(),
             tasks: TaskTracker::new(),
@@ -72,27 +75,56 @@ impl Consumers {
     pub(super) async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError> {
         // 0 would mean "no limit" to the broker.
         let prefetch = prefetch.max(1);
-        match timeout(CALL_TIMEOUT, self.attach(&source, prefetch)).await {
-            Ok(Ok((channel, consumer))) => Ok(self.serve(source, prefetch, channel, consumer)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(QueueError(format!(
-                "consuming {source:?}: the broker answers too slowly"
-            ))),
+        let queue = queue_of(&source);
+        if self.suspects.holds(&queue) {
+            self.try_apart(&source, &queue).await?;
+            self.suspects.clear(&queue);
+        }
+        let (channel, consumer) = self.attach_in_time(&self.session, &source, &queue, prefetch).await?;
+        Ok(self.serve(source, prefetch, channel, consumer))
+    }
+
+    /// Attaches for a moment, where it harms nobody else. What is delivered meanwhile comes again in its place.
+    async fn try_apart(&self, source: &Source, queue: &str) -> Result<(), QueueError> {
+        let _place = self.suspects.apart.acquire().await;
+        let session = self.session.apart().await?;
+        let attached = self.attach_in_time(&session, source, queue, 1).await;
+        session.cut();
+        attached.map(drop)
+    }
+
+    async fn attach_in_time(
+        &self,
+        session: &Session,
+        source: &Source,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<(Channel, Consumer), QueueError> {
+        match timeout(CALL_TIMEOUT, self.attach(session, source, queue, prefetch)).await {
+            Ok(attached) => attached,
+            Err(_) => {
+                // What hangs keeps its channel.
+                self.suspects.add(queue);
+                Err(QueueError(format!(
+                    "consuming `{queue}`: the broker answers too slowly"
+                )))
+            }
         }
     }
 
-    async fn attach(&self, source: &Source, prefetch: u16) -> Result<(Channel, Consumer), QueueError> {
-        let channel = self.session.channel().await?;
+    async fn attach(
+        &self,
+        session: &Session,
+        source: &Source,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<(Channel, Consumer), QueueError> {
+        let channel = session.channel().await?;
         // Not from memory: the queue may have been deleted, which is how the last consumer ended.
         topology::declare_shared(&channel).await?;
-        let queue = match source {
-            Source::Bot(bot) => {
-                topology::declare_bot(&channel, bot).await?;
-                topology::bot_queue(bot)
-            }
-            Source::Unrouted => topology::UNROUTED.to_owned(),
-            Source::Dead => topology::DEAD.to_owned(),
-        };
+        if let Source::Bot(bot) = source {
+            topology::declare_bot(&channel, bot).await?;
+        }
         // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
         within(
             CALL_TIMEOUT,
@@ -100,12 +132,20 @@ impl Consumers {
             channel.basic_qos(prefetch, BasicQosOptions::default()),
         )
         .await?;
-        let consuming = channel.basic_consume(
-            queue.into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
+        let consuming = async {
+            let options = BasicConsumeOptions::default();
+            let consumer = channel
+                .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+                .await;
+            if consumer.as_ref().is_err_and(topology::is_fatal) {
+                self.suspects.add(queue);
+                tracing::warn!(
+                    queue,
+                    "the broker ends the connection of whoever consumes: has the queue no leader?"
+                );
+            }
+            consumer
+        };
         let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
         Ok((channel, consumer))
     }
@@ -159,6 +199,14 @@ impl Consumers {
                 "looking at `{queue}`: the broker answers too slowly"
             ))),
         }
+    }
+}
+
+fn queue_of(source: &Source) -> String {
+    match source {
+        Source::Bot(bot) => topology::bot_queue(bot),
+        Source::Unrouted => topology::UNROUTED.to_owned(),
+        Source::Dead => topology::DEAD.to_owned(),
     }
 }
 

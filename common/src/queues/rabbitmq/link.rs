@@ -79,6 +79,7 @@ fn ipv6_host(url: &str) -> Option<&str> {
 /// One connection's life. Whatever is made from it holds an `Arc` and ends when [`Session::ended`] says so.
 #[derive(Debug)]
 pub(super) struct Session {
+    broker: Broker,
     connection: Connection,
     wire: Wire,
     /// Cancelled when the connection is gone or no longer trusted.
@@ -86,6 +87,24 @@ pub(super) struct Session {
 }
 
 impl Session {
+    async fn connect(broker: &Broker) -> Result<Self, QueueError> {
+        let wire = Wire::default();
+        let properties = ConnectionProperties::default().with_connection_name(broker.name.as_str().into());
+        let connecting = wire.connect(broker.uri.clone(), properties);
+        let connection = within(HANDSHAKE_TIMEOUT, "connecting", connecting).await?;
+        Ok(Self {
+            broker: broker.clone(),
+            connection,
+            wire,
+            ended: CancellationToken::new(),
+        })
+    }
+
+    /// A connection of its own to the same broker, for a call that may end the one it is made on.
+    pub(super) async fn apart(&self) -> Result<Self, QueueError> {
+        Self::connect(&self.broker).await
+    }
+
     /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
         within(CALL_TIMEOUT, "opening a channel", self.connection.create_channel()).await
@@ -268,15 +287,7 @@ impl<R: Role> Endpoint<R> {
 }
 
 async fn open<R: Role>(broker: &Broker, setup: &R::Setup) -> Result<(Arc<Session>, R), QueueError> {
-    let wire = Wire::default();
-    let properties = ConnectionProperties::default().with_connection_name(broker.name.as_str().into());
-    let connecting = wire.connect(broker.uri.clone(), properties);
-    let connection = within(HANDSHAKE_TIMEOUT, "connecting", connecting).await?;
-    let session = Arc::new(Session {
-        connection,
-        wire,
-        ended: CancellationToken::new(),
-    });
+    let session = Arc::new(Session::connect(broker).await?);
     match timeout(CALL_TIMEOUT, R::open(Arc::clone(&session), setup)).await {
         Ok(role) => Ok((session, role?)),
         Err(_) => Err(QueueError("the broker answers too slowly".to_owned())),

@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::Mutex;
@@ -150,6 +150,12 @@ fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
         },
         _ => None,
     }
+}
+
+/// Whether the broker has ended the whole connection because of one call: so it answers who wants to consume from a quorum
+/// queue that has no leader.
+pub(super) fn is_fatal(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR)))
 }
 
 /// Which bots' queues are known to exist. Shared by both links: whoever learns that one is gone says so here.

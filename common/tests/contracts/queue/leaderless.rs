@@ -1,0 +1,66 @@
+//! A quorum queue without a leader, as when most of its members are away: here its only one is stopped inside the broker.
+
+use std::sync::Arc;
+
+use openclaw_common::queue::{Deliveries, Link, Queue, Source};
+use openclaw_common::queues::rabbitmq::RabbitMq;
+use testkit::{RabbitNode, Servers, Vhost, eventually};
+
+use super::world::{SOON, bot, connect, event, key_of, next};
+
+/// A broker of its own: the others need theirs whole.
+struct Leaderless {
+    vhost: Vhost,
+    node: RabbitNode,
+}
+
+impl Leaderless {
+    async fn new() -> Self {
+        let node = Servers::rabbitmq_node().await;
+        Self {
+            vhost: node.vhost().await,
+            node,
+        }
+    }
+
+    async fn leader_of(&self, bot: &str, call: &str) {
+        let vhost = self.vhost.amqp_url().rsplit_once('/').unwrap().1;
+        let expression = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{vhost}\">>, queue, <<\"openclaw.v1.bot.{bot}\">>)), \
+             ok = ra:{call}(quorum_queues, amqqueue:get_pid(Q))."
+        );
+        self.node.ctl(&["eval", &expression]).await;
+    }
+}
+
+async fn attached(queue: &RabbitMq, to: &str) -> Deliveries {
+    let mut deliveries = None;
+    eventually("a consumer is attached", SOON, async || {
+        deliveries = queue.consume(Source::Bot(bot(to)), 5).await.ok();
+        deliveries.is_some()
+    })
+    .await;
+    deliveries.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consuming_from_a_queue_without_a_leader_cuts_the_others_off_once_at_most() {
+    let broker = Leaderless::new().await;
+    let queue = connect(broker.vhost.amqp_url()).await;
+    for bot in ["stuck", "fine"] {
+        queue.publish(Arc::new(event(bot, 1))).await.unwrap();
+    }
+    broker.leader_of("stuck", "stop_server").await;
+    queue.consume(Source::Bot(bot("stuck")), 5).await.unwrap_err();
+    let mut fine = attached(&queue, "fine").await;
+    for _ in 0..3 {
+        queue.consume(Source::Bot(bot("stuck")), 5).await.unwrap_err();
+    }
+    assert!(!fine.has_ended());
+    assert_eq!(key_of(&next(&mut fine).await), 1);
+
+    broker.leader_of("stuck", "restart_server").await;
+    assert_eq!(key_of(&next(&mut attached(&queue, "stuck").await).await), 1);
+    assert!(!fine.has_ended());
+    assert_eq!(*queue.consume_link().borrow(), Link::Up);
+}
