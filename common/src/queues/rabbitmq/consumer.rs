@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryFutureExt};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -75,79 +75,64 @@ impl Consumers {
     pub(super) async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError> {
         // 0 would mean "no limit" to the broker.
         let prefetch = prefetch.max(1);
-        let queue = queue_of(&source);
-        if self.suspects.holds(&queue) {
-            self.try_apart(&source, &queue).await?;
-            self.suspects.clear(&queue);
+        if self.suspects.holds(&queue_of(&source)) {
+            self.try_apart(&source).await?;
         }
-        let (channel, consumer) = self.attach_in_time(&self.session, &source, &queue, prefetch).await?;
+        let (channel, consumer) = self.attach(&self.session, &source, prefetch).await?;
         Ok(self.serve(source, prefetch, channel, consumer))
     }
 
     /// Attaches for a moment, where it harms nobody else. What is delivered meanwhile comes again in its place.
-    async fn try_apart(&self, source: &Source, queue: &str) -> Result<(), QueueError> {
+    async fn try_apart(&self, source: &Source) -> Result<(), QueueError> {
         let _place = self.suspects.apart.acquire().await;
         let session = self.session.apart().await?;
-        let attached = self.attach_in_time(&session, source, queue, 1).await;
+        let attached = self.attach(&session, source, 1).await;
         session.cut();
-        attached.map(drop)
-    }
-
-    async fn attach_in_time(
-        &self,
-        session: &Session,
-        source: &Source,
-        queue: &str,
-        prefetch: u16,
-    ) -> Result<(Channel, Consumer), QueueError> {
-        match timeout(CALL_TIMEOUT, self.attach(session, source, queue, prefetch)).await {
-            Ok(attached) => attached,
-            Err(_) => {
-                // What hangs keeps its channel.
-                self.suspects.add(queue);
-                Err(QueueError(format!(
-                    "consuming `{queue}`: the broker answers too slowly"
-                )))
-            }
-        }
+        attached?;
+        self.suspects.clear(&queue_of(source));
+        Ok(())
     }
 
     async fn attach(
         &self,
         session: &Session,
         source: &Source,
-        queue: &str,
         prefetch: u16,
     ) -> Result<(Channel, Consumer), QueueError> {
-        let channel = session.channel().await?;
-        // Not from memory: the queue may have been deleted, which is how the last consumer ended.
-        topology::declare_shared(&channel).await?;
-        if let Source::Bot(bot) = source {
-            topology::declare_bot(&channel, bot).await?;
-        }
-        // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
-        within(
-            CALL_TIMEOUT,
-            "setting the prefetch",
-            channel.basic_qos(prefetch, BasicQosOptions::default()),
-        )
-        .await?;
-        let consuming = async {
-            let options = BasicConsumeOptions::default();
-            let consumer = channel
-                .basic_consume(queue.into(), "".into(), options, FieldTable::default())
-                .await;
-            if consumer.as_ref().is_err_and(topology::is_fatal) {
-                self.suspects.add(queue);
-                tracing::warn!(
-                    queue,
-                    "the broker ends the connection of whoever consumes: has the queue no leader?"
-                );
+        let queue = queue_of(source);
+        let attaching = async {
+            let channel = session.channel().await?;
+            // Not from memory: the queue may have been deleted, which is how the last consumer ended.
+            topology::declare_shared(&channel).await?;
+            if let Source::Bot(bot) = source {
+                topology::declare_bot(&channel, bot).await?;
             }
-            consumer
+            // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
+            let limiting = channel.basic_qos(prefetch, BasicQosOptions::default());
+            within(CALL_TIMEOUT, "setting the prefetch", limiting).await?;
+            let options = BasicConsumeOptions::default();
+            let consuming = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+            let consuming = consuming.inspect_err(|error| {
+                if topology::is_fatal(error) && self.suspects.add(&queue) {
+                    tracing::warn!(
+                        queue,
+                        "the broker ends the connection of whoever consumes: has the queue no leader?"
+                    );
+                }
+            });
+            let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
+            Ok((channel, consumer))
         };
-        let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
-        Ok((channel, consumer))
+        match timeout(CALL_TIMEOUT, attaching).await {
+            Ok(attached) => attached,
+            Err(_) => {
+                // What hangs keeps its channel.
+                self.suspects.add(&queue);
+                Err(QueueError(format!(
+                    "consuming `{queue}`: the broker answers too slowly"
+                )))
+            }
+        }
     }
 
     fn serve(&self, source: Source, prefetch: u16, channel: Channel, consumer: Consumer) -> Deliveries {

@@ -33,8 +33,9 @@ impl Suspects {
         self.lock().contains(queue)
     }
 
-    pub(super) fn add(&self, queue: &str) {
-        self.lock().insert(queue.to_owned());
+    /// Whether it is a new one.
+    pub(super) fn add(&self, queue: &str) -> bool {
+        self.lock().insert(queue.to_owned())
     }
 
     pub(super) fn clear(&self, queue: &str) {
