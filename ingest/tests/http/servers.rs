@@ -45,11 +45,13 @@ impl World {
             .amqp_url()
             .replace(&direct, &self.proxy.address().to_string());
         let queue = RabbitMq::connect(&Secret::new(url), Options::named("ingest-test")).unwrap();
-        let mut link = queue.link();
-        tokio::time::timeout(SOON, link.wait_for(|link| *link == Link::Up))
-            .await
-            .unwrap()
-            .unwrap();
+        // Both connections: a queue's depth is asked for on the consuming one.
+        for mut link in [queue.link(), queue.consume_link()] {
+            tokio::time::timeout(SOON, link.wait_for(|link| *link == Link::Up))
+                .await
+                .unwrap()
+                .unwrap();
+        }
         Arc::new(queue)
     }
 
