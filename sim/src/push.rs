@@ -175,8 +175,8 @@ impl Pusher {
         for (number, event) in events.enumerate() {
             let due_us = start_us + micros(Duration::from_secs_f64(number as f64 / rate.max(f64::MIN_POSITIVE)));
             let wait_us = due_us.saturating_sub(monotonic_us());
-            // The timer ticks in milliseconds: what is due within the tick goes out together with what was late.
-            if wait_us > 1000 {
+            // Never early. The timer ticks in milliseconds: what falls due within a tick goes out together at its end.
+            if wait_us > 0 {
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_micros(wait_us)) => {}
                     () = self.inner.stop.cancelled() => break,
