@@ -18,11 +18,11 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot be reached in time: go on without a claim.
     async fn claim(&self, key: &EventKey, token: &str, ttl: Duration) -> Result<Claim, CacheError>;
 
-    /// Marks an event done for `ttl`, whoever claimed it.
+    /// Marks each event done for its time, whoever claimed it.
     ///
     /// # Errors
-    /// When the cache cannot be reached: costs one duplicate, which the Store drops.
-    async fn finish(&self, key: &EventKey, ttl: Duration) -> Result<(), CacheError>;
+    /// When the cache cannot be reached: costs one duplicate of each, which the Store drops.
+    async fn finish(&self, events: &[(EventKey, Duration)]) -> Result<(), CacheError>;
 
     /// Gives a claim back, if `token` still holds it.
     ///

@@ -20,8 +20,8 @@ use crate::envelope::Envelope;
 /// The durable queue between ingest and workers.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Stores one event durably; returns after the broker confirmed it. Publishes may run side by side: concurrent ones
-    /// are written as one burst.
+    /// Stores one event durably; returns after the broker confirmed it, and in any case within the backend's time limit.
+    /// Publishes may run side by side: what meets is written as one burst.
     ///
     /// # Errors
     /// See [`PublishError`]: refused means no copy exists, unknown means one may appear later.

@@ -9,12 +9,13 @@
 //! ```
 //!
 //! Pushes of one event that meet in this process share one such course and its result, cache or no cache. What this process
-//! has stored it remembers for a minute, for the moments in which the cache does not answer.
+//! has stored it remembers for a minute, for the moments in which the cache does not answer, or not yet.
 //!
 //! The claim is only a filter, wrong at most in the direction of "unknown": what it lets through twice, the store drops.
 //! Once begun this runs to its end, whether or not the client still waits: dying between the publish and the mark costs a
 //! duplicate, never an event.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,18 +24,18 @@ use std::time::{Duration, Instant};
 use openclaw_common::cache::{Cache, Claim};
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::fail_point::fail_point;
-use openclaw_common::queue::{Link, PublishError, Queue};
+use openclaw_common::queue::{Link, Queue};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::telemetry;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::carry::Carried;
+use crate::marks::Marks;
 use crate::reply::Refusal;
 
-/// Publish and confirm (`reliability.md` D8). With a claim and a release, which the cache bounds itself, less than 1.7 s.
-const PUBLISH: Duration = Duration::from_millis(1500);
-/// How long a claim holds: longer than the publish, shorter than Feishu's first re-push at 15 s.
+/// How long a claim holds: longer than a publish takes (1.5 s at most, by the queue's own limit), shorter than Feishu's first re-push at 15 s.
 const CLAIM: Duration = Duration::from_secs(5);
 /// Between two looks at an event that another node is storing.
 const POLL: Duration = Duration::from_millis(50);
@@ -61,6 +62,7 @@ pub(crate) struct Acceptor {
     pub(crate) keys: Arc<KeyRing>,
     /// Everything that outlives its request.
     pub(crate) tasks: TaskTracker,
+    marks: Marks,
     link: watch::Receiver<Link>,
     /// Makes this process's claims different from all others.
     process: u64,
@@ -71,8 +73,8 @@ pub(crate) struct Acceptor {
 /// What this process knows about events without the cache.
 #[derive(Default)]
 struct Known {
-    /// What is being stored here now, with its outcome once there is one. At most one for each request.
-    storing: HashMap<EventKey, watch::Receiver<Option<Outcome>>>,
+    /// What is being stored here now, with the way to tell those who came later, if any. At most one for each request.
+    storing: HashMap<EventKey, Option<watch::Sender<Option<Outcome>>>>,
     stored: Memory,
 }
 
@@ -108,6 +110,7 @@ impl Acceptor {
     pub(crate) fn new(queue: Arc<dyn Queue>, cache: Arc<dyn Cache>, keys: Arc<KeyRing>) -> Self {
         Self {
             link: queue.link(),
+            marks: Marks::new(cache.clone()),
             queue,
             cache,
             keys,
@@ -140,41 +143,45 @@ impl Acceptor {
             tracing::error!(bot = %envelope.bot, event = %envelope.key, %error, "an event could not be sealed");
             Refusal::unavailable()
         })?;
-        let (answer, outcome) = watch::channel(None);
-        let key = known_as;
-        let running = {
-            let mut known = self.lock();
-            if let Some(course) = known.storing.get(&key) {
-                Some(course.clone())
-            } else {
-                known.storing.insert(key.clone(), outcome.clone());
+        let running = match self.lock().storing.entry(known_as.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(None);
                 None
+            }
+            Entry::Occupied(mut entry) => {
+                let tell = entry.get_mut().get_or_insert_with(|| watch::channel(None).0);
+                Some(tell.subscribe())
             }
         };
         if let Some(mut running) = running {
             let wait = LOOK_UNTIL.saturating_sub(begun.elapsed());
-            let known = timeout(wait, running.wait_for(Option::is_some)).await;
-            return match known {
+            return match timeout(wait, running.wait_for(Option::is_some)).await {
                 Ok(Ok(outcome)) if outcome.is_some_and(|outcome| outcome != Outcome::NotStored) => Ok(Stored::Before),
                 _ => Err(Refusal::unavailable()),
             };
         }
-        let course = Course {
+        let mut course = Course {
             acceptor: self.clone(),
-            key,
-            answer,
+            key: known_as,
+            outcome: None,
         };
-        self.tasks.spawn(async move {
-            course.run(Arc::new(envelope), dedup_ttl, begun).await;
-            drop(held);
-        });
-        let mut outcome = outcome;
-        // The sender goes without an answer only when the task panicked.
-        let known = outcome.wait_for(Option::is_some).await.map_or(None, |outcome| *outcome);
-        match known {
-            Some(Outcome::Stored(stored)) => Ok(stored),
-            Some(Outcome::NotStored) | None => Err(Refusal::unavailable()),
+        let work = async move {
+            let outcome = course.run(Arc::new(envelope), dedup_ttl, begun).await;
+            course.outcome = Some(outcome);
+            drop((course, held));
+            outcome
+        };
+        match Carried::new(work, &self.tasks).await {
+            Outcome::Stored(stored) => Ok(stored),
+            Outcome::NotStored => Err(Refusal::unavailable()),
         }
+    }
+
+    /// Waits for everything that was begun.
+    pub(crate) async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.marks.close().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -186,6 +193,8 @@ impl Acceptor {
             match self.cache.claim(key, claim, CLAIM).await {
                 Ok(Claim::Claimed) => return Claimed::Ours,
                 Ok(Claim::Done) => return Claimed::Done,
+                // Its mark is on the way, or lost; or the claim is one of our own whose answer was not heard.
+                Ok(Claim::Busy) if self.lock().stored.has(key) => return Claimed::Done,
                 Ok(Claim::Busy) if begun.elapsed() + POLL < LOOK_UNTIL => tokio::time::sleep(POLL).await,
                 Ok(Claim::Busy) => return Claimed::Others,
                 Err(error) => {
@@ -218,50 +227,41 @@ enum Outcome {
 struct Course {
     acceptor: Arc<Acceptor>,
     key: EventKey,
-    answer: watch::Sender<Option<Outcome>>,
+    outcome: Option<Outcome>,
 }
 
 impl Drop for Course {
     fn drop(&mut self) {
-        self.acceptor.lock().storing.remove(&self.key);
+        let tell = self.acceptor.lock().storing.remove(&self.key).flatten();
+        if let (Some(tell), Some(outcome)) = (tell, self.outcome) {
+            tell.send_replace(Some(outcome));
+        }
     }
 }
 
 impl Course {
-    async fn run(self, envelope: Arc<Envelope>, dedup_ttl: Duration, begun: Instant) {
+    async fn run(&self, envelope: Arc<Envelope>, dedup_ttl: Duration, begun: Instant) -> Outcome {
         let Acceptor { queue, cache, .. } = &*self.acceptor;
-        let answer = |outcome| {
-            self.answer.send_replace(Some(outcome));
-        };
         let key = &self.key;
         let number = self.acceptor.claims.fetch_add(1, Ordering::Relaxed);
         let claim = format!("{:x}-{number:x}", self.acceptor.process);
         match self.acceptor.claim(key, &claim, begun).await {
-            // Also when a claim of our own is in the way whose answer was not heard.
-            Claimed::Unfiltered | Claimed::Others if self.acceptor.lock().stored.has(key) => {
-                return answer(Outcome::Stored(Stored::Before));
-            }
+            Claimed::Unfiltered if self.acceptor.lock().stored.has(key) => return Outcome::Stored(Stored::Before),
             Claimed::Ours => fail_point("I1", &key.key),
             Claimed::Unfiltered => {
                 telemetry::UNFILTERED.add(1);
                 tracing::debug!(event = %key, "stored without the duplicate filter");
                 fail_point("I1", &key.key);
             }
-            Claimed::Done => return answer(Outcome::Stored(Stored::Before)),
-            Claimed::Others => return answer(Outcome::NotStored),
+            Claimed::Done => return Outcome::Stored(Stored::Before),
+            Claimed::Others => return Outcome::NotStored,
         }
-        let published = timeout(PUBLISH, queue.publish(envelope.clone()))
-            .await
-            .unwrap_or_else(|_| Err(PublishError::Unknown("no confirm in time".to_owned())));
-        match published {
+        match queue.publish(envelope.clone()).await {
             Ok(()) => {
                 fail_point("I3", &key.key);
                 self.acceptor.lock().stored.keep(key, dedup_ttl.min(REMEMBERED));
-                answer(Outcome::Stored(Stored::New));
-                if let Err(error) = cache.finish(key, dedup_ttl).await {
-                    tracing::debug!(event = %key, %error, "stored, but not marked: another process may store it again");
-                }
-                fail_point("I4", &key.key);
+                self.acceptor.marks.add(key.clone(), dedup_ttl);
+                Outcome::Stored(Stored::New)
             }
             Err(error) => {
                 tracing::debug!(bot = %envelope.bot, event = %key, %error, "not stored");
@@ -270,7 +270,7 @@ impl Course {
                 if let Err(error) = cache.release(key, &claim).await {
                     tracing::debug!(event = %key, %error, "the claim ends by itself");
                 }
-                answer(Outcome::NotStored);
+                Outcome::NotStored
             }
         }
     }

@@ -14,6 +14,8 @@
 //! | `identify.rs` | which event it is: key, lane, token, app |
 //! | `gate.rs` | per bot: its rate, and whether its queue is full |
 //! | `accept.rs` | claim, publish, mark: the only place where an event becomes ours |
+//! | `carry.rs` | work that outlives whoever waits for it |
+//! | `marks.rs` | marks of what is stored, behind the answers |
 //! | `send.rs` | `POST /v1/messages`: who may, through whom, under which key |
 //! | `order.rs` | the body of a send, every mistake by its field |
 //! | `card.rs` | what a card click is answered with |
@@ -26,9 +28,11 @@ mod accept;
 mod address;
 mod body;
 mod card;
+mod carry;
 mod document;
 mod gate;
 mod identify;
+mod marks;
 #[cfg(feature = "measured")]
 pub mod measured;
 mod node;

@@ -105,11 +105,13 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
         Instant::now() + drain.finish
     };
     let (deadline, ()) = tokio::join!(stopping, serve(listener, router, limits, stop.clone()));
-    let tasks = &node.acceptor.tasks;
-    tasks.close();
-    if tokio::time::timeout_at(deadline.into(), tasks.wait()).await.is_err() {
+    let acceptor = &node.acceptor;
+    if tokio::time::timeout_at(deadline.into(), acceptor.close())
+        .await
+        .is_err()
+    {
         tracing::error!(
-            events = tasks.len(),
+            events = acceptor.tasks.len(),
             "stopped while events were being stored; Feishu pushes them again"
         );
     }

@@ -86,8 +86,11 @@ impl Cache for Memory {
         }
     }
 
-    async fn finish(&self, key: &EventKey, ttl: Duration) -> Result<(), CacheError> {
-        lock(&self.marks).insert(key.clone(), Mark::Done, ttl);
+    async fn finish(&self, events: &[(EventKey, Duration)]) -> Result<(), CacheError> {
+        let mut marks = lock(&self.marks);
+        for (key, ttl) in events {
+            marks.insert(key.clone(), Mark::Done, *ttl);
+        }
         Ok(())
     }
 

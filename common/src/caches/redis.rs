@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation};
 use tokio::time::Instant;
 
 use self::filter::Filter;
@@ -139,10 +139,14 @@ impl Cache for Redis {
         })
     }
 
-    async fn finish(&self, key: &EventKey, ttl: Duration) -> Result<(), CacheError> {
-        let mut command = redis::cmd("SET");
-        command.arg(dedup_key(key)).arg("d").arg("PX").arg(millis(ttl));
-        self.filter.call(command).await
+    async fn finish(&self, events: &[(EventKey, Duration)]) -> Result<(), CacheError> {
+        let mut pipeline = Pipeline::with_capacity(events.len());
+        for (key, ttl) in events {
+            let set = pipeline.cmd("SET").arg(dedup_key(key)).arg("d");
+            set.arg("PX").arg(millis(*ttl)).ignore();
+        }
+        let exchange = async |mut connection| pipeline.query_async(&mut connection).await;
+        self.link.run(&self.link.epoch()?, filter::LIMIT, exchange).await
     }
 
     async fn release(&self, key: &EventKey, token: &str) -> Result<(), CacheError> {
@@ -279,7 +283,12 @@ impl Cache for Redis {
 
 /// 128 bits of an event's identity: short in memory, and nothing of it readable.
 fn dedup_key(key: &EventKey) -> String {
-    let hash = blake3::hash(format!("{}|{}", key.app_id, key.key).as_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(key.app_id.as_bytes())
+        .update(b"|")
+        .update(key.key.as_bytes());
+    let hash = hasher.finalize();
     format!("openclaw:dd:{}", hex::encode(&hash.as_bytes()[..16]))
 }
 

@@ -62,7 +62,7 @@ fn key(app: &str) -> EventKey {
 async fn one_claims_and_others_are_busy_until_it_is_done(cache: &dyn Cache) {
     assert_eq!(cache.claim(&key("a"), "one", LONG).await.unwrap(), Claim::Claimed);
     assert_eq!(cache.claim(&key("a"), "two", LONG).await.unwrap(), Claim::Busy);
-    cache.finish(&key("a"), LONG).await.unwrap();
+    cache.finish(&[(key("a"), LONG)]).await.unwrap();
     assert_eq!(cache.claim(&key("a"), "two", LONG).await.unwrap(), Claim::Done);
     assert_eq!(cache.claim(&key("a"), "one", LONG).await.unwrap(), Claim::Done);
 }
@@ -91,7 +91,7 @@ async fn only_the_holder_releases_a_claim(cache: &dyn Cache) {
     assert_eq!(cache.claim(&key("a"), "two", LONG).await.unwrap(), Claim::Busy);
     cache.release(&key("a"), "one").await.unwrap();
     assert_eq!(cache.claim(&key("a"), "two", LONG).await.unwrap(), Claim::Claimed);
-    cache.finish(&key("a"), LONG).await.unwrap();
+    cache.finish(&[(key("a"), LONG)]).await.unwrap();
     cache.release(&key("a"), "two").await.unwrap();
     assert_eq!(
         cache.claim(&key("a"), "two", LONG).await.unwrap(),
@@ -101,12 +101,12 @@ async fn only_the_holder_releases_a_claim(cache: &dyn Cache) {
 }
 
 async fn two_apps_may_have_the_same_key(cache: &dyn Cache) {
-    cache.finish(&key("a"), LONG).await.unwrap();
+    cache.finish(&[(key("a"), LONG)]).await.unwrap();
     assert_eq!(cache.claim(&key("b"), "one", LONG).await.unwrap(), Claim::Claimed);
 }
 
 async fn a_done_mark_ends(cache: &dyn Cache) {
-    cache.finish(&key("a"), SHORT).await.unwrap();
+    cache.finish(&[(key("a"), SHORT)]).await.unwrap();
     let until = Instant::now() + Duration::from_secs(5);
     while cache.claim(&key("a"), "one", LONG).await.unwrap() == Claim::Done {
         assert!(Instant::now() < until, "the mark does not end");

@@ -182,12 +182,12 @@ async fn the_memory_stays_bounded() {
     let cache = awake().await;
     for number in 0..300_000 {
         let key = openclaw_common::envelope::EventKey::new("app", number.to_string());
-        cache.finish(&key, Duration::from_secs(600)).await.unwrap();
+        cache.finish(&[(key, Duration::from_secs(600))]).await.unwrap();
     }
     assert!(cache.sizes()["marks"] <= 262_144);
     sleep(Duration::from_secs(601)).await;
     let key = openclaw_common::envelope::EventKey::new("app", "another");
-    cache.finish(&key, Duration::from_secs(600)).await.unwrap();
+    cache.finish(&[(key, Duration::from_secs(600))]).await.unwrap();
     assert_eq!(cache.sizes()["marks"], 1);
     timeout(Duration::from_secs(1), cache.ping()).await.unwrap().unwrap();
 }
