@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# [speed [NAMES] | growth [DIMENSIONS] | hour | quota | micro | instructions]: measures it beside its yardsticks; writes docs/
+# [speed [NAMES] | growth [DIMENSIONS] | hour | quota | micro | instructions | flame]: measures it beside its yardsticks; writes docs/
 #
 # ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both embedded small start recovery quota; all without names.
 # ./dev bench growth [bots workers bodies rows]: the same load on more of each.
 # ./dev bench hour [--minutes N]: 1,000 events a second: memory, tables, nothing lost.
 # ./dev bench micro [FILTER]: how long the pure paths of an event take, and the slot script.
 # ./dev bench instructions [--accept]: counts their instructions, and fails when one grew.
+# ./dev bench flame: where ingest's processor time goes at its peak, as docs/flame-ingest.svg.
 # shellcheck shell=bash
 
 # shellcheck source=dev.d/services.sh
@@ -27,6 +28,7 @@ main() {
     case $what in
     micro) micro "$@" ;;
     instructions) instructions "$@" ;;
+    flame) flame "$@" ;;
     *) bench "$what" "$@" ;;
     esac
 }
@@ -65,6 +67,33 @@ bench() {
     say "building the release binaries"
     cargo build --release --quiet --package openclaw --package openclaw-loadtest
     "$(target_folder)/release/openclaw-bench" "$@"
+}
+
+# Samples the ingest of `./dev bench speed accept` while it is loaded.
+flame() {
+    have perf || install_packages linux-perf
+    local collapse draw harness folder bench ingest used
+    collapse=$(cargo_tool inferno 0.12.8 inferno-collapse-perf) || exit 1
+    draw=$(cargo_tool inferno 0.12.8 inferno-flamegraph) || exit 1
+    servers
+    say "building the release binaries"
+    cargo build --release --quiet --package openclaw --package openclaw-loadtest
+    harness=$(target_folder)/release/openclaw-bench folder=$(mktemp -d)
+    # What is sampled is slower: no figure for the table.
+    "$harness" speed accept --trial --pairs 1 --seconds 12 >"$folder/out" 2>&1 &
+    bench=$!
+    until ingest=$(pgrep -P $bench -f ' ingest ') && used=$(cut -d ' ' -f 14 "/proc/$ingest/stat") && ((used > 50)); do
+        kill -0 $bench 2>/dev/null || die "the benchmark ended early: $(tail -n 1 "$folder/out")"
+        sleep 0.2
+    done
+    say "sampling for 5 s"
+    # Debug info and not frame pointers: the allocator and libc are compiled without them.
+    perf record --quiet -e cpu-clock -F 499 --call-graph dwarf,16384 -p "$ingest" -o "$folder/data" -- sleep 5
+    wait $bench || true
+    perf script -i "$folder/data" --no-inline 2>/dev/null | "$collapse" 2>/dev/null |
+        "$draw" --title "openclaw ingest, 256 connections" --countname ns --minwidth 0.5 >docs/flame-ingest.svg
+    rm -r "$folder"
+    good "docs/flame-ingest.svg"
 }
 
 target_folder() {

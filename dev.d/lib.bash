@@ -57,17 +57,17 @@ pypi_tool() {
     echo "$venv/bin/$program"
 }
 
-# cargo_tool NAME VERSION: prints the path of a program from crates.io, compiled once.
+# cargo_tool NAME VERSION [PROGRAM]: prints the path of a program from crates.io, compiled once; PROGRAM unless it is named NAME.
 cargo_tool() {
-    local name=$1 version=$2
+    local name=$1 version=$2 program=${3:-$1}
     local folder=$TOOLS/$name-$version
-    if [[ ! -x $folder/bin/$name ]]; then
+    if [[ ! -x $folder/bin/$program ]]; then
         say "compiling $name $version, once"
         # Not the project's target folder, flags or profile: a tool must come out the same everywhere.
         env -u RUSTFLAGS -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
             cargo install --quiet --locked --root "$folder" "$name@$version" >&2 || die "could not install $name"
     fi
-    echo "$folder/bin/$name"
+    echo "$folder/bin/$program"
 }
 
 # Seconds since the script began, for the closing lines.
