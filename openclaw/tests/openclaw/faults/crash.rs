@@ -89,8 +89,8 @@ rows! {
     row_03_d1_dead_committed: worker_dies_at("D1", Some(Fault::code(400, 230_002, "Bot is NOT in the chat")), "", 12, Audit { dead: 1, ..Audit::default() });
 }
 
-/// Longer than a lane waits: the row goes to the waiting room.
-const LONG_RETRY: &str = "message: { retry_policy: { backoff: 11s, multiplier: 1 } }\n";
+/// Longer than a lane waits, also with 10 % of jitter taken off: the row goes to the waiting room.
+const LONG_RETRY: &str = "message: { retry_policy: { backoff: 12s, multiplier: 1 } }\n";
 
 /// The request is on the wire and carried out; no answer has come when the worker is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
