@@ -5,7 +5,7 @@
 //! | `link` | one supervised connection and its epochs |
 //! | `wire` | its socket, which can be cut |
 //! | `topology` | names and arguments of exchanges and queues |
-//! | `publisher` | the publishing connection: channels and confirms |
+//! | `publisher` | the publishing connection: bursts and confirms |
 //! | `consumer` | the consuming connection: deliveries, acknowledgements, depths |
 //! | `suspects` | queues that are consumed from apart first |
 //! | `acks` | the fewest acknowledgements that settle what is done |
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -114,6 +114,7 @@ impl RabbitMq {
 #[async_trait]
 impl Queue for RabbitMq {
     async fn publish(&self, envelope: Arc<Envelope>) -> Result<(), PublishError> {
+        let deadline = Instant::now() + self.publish_timeout;
         // lapin would hold the publish back and send it whenever the alarm ends, long after it was called failed.
         if let Some(reason) = self.publishing.blocked() {
             return Err(PublishError::Refused(format!(
@@ -121,7 +122,7 @@ impl Queue for RabbitMq {
             )));
         }
         let publisher = self.publishing.current().map_err(PublishError::Refused)?;
-        publisher.publish(&envelope, self.publish_timeout).await
+        publisher.publish(envelope, deadline).await
     }
 
     async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError> {
