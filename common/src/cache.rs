@@ -38,7 +38,7 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot be reached in time: the caller falls back to a conservative local bucket.
     async fn take(&self, levels: &[Level], horizon: Duration) -> Result<Take, CacheError>;
 
-    /// Returns a slot that was not used; does nothing once its time has come.
+    /// Returns a slot under which nothing was or will be sent, before or after its time.
     ///
     /// # Errors
     /// When the cache cannot be reached: the slot is lost, which only costs utilisation.

@@ -120,7 +120,7 @@ impl Cache for Memory {
 
     async fn give_back(&self, levels: &[Level], slot: &Slot) -> Result<(), CacheError> {
         let (at, id) = slot_of(slot)?;
-        lock(&self.board).give_back(self.now(), levels, at, id);
+        lock(&self.board).give_back(levels, at, id);
         Ok(())
     }
 

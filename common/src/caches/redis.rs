@@ -61,7 +61,6 @@ pub struct Redis {
     process: String,
     next: AtomicU64,
     take: Script,
-    give_back: Script,
     hold: Script,
     pause: Script,
     remove_if: Script,
@@ -88,7 +87,6 @@ impl Redis {
             process: format!("{:016x}", rand::random::<u64>()),
             next: AtomicU64::new(0),
             take: script!("now" "born" "take"),
-            give_back: script!("now" "give_back"),
             hold: script!("now" "hold"),
             pause: script!("now" "pause"),
             remove_if: script!("remove_if"),
@@ -201,12 +199,13 @@ impl Cache for Redis {
         if levels.is_empty() {
             return Ok(());
         }
-        let mut call = self.give_back.prepare_invoke();
-        call.arg(&slot.0);
+        // No script: the first one of a new server has to be sent twice, and a question may be on its way right behind.
+        let mut pipeline = Pipeline::with_capacity(levels.len());
         for level in levels {
-            call.key(log_key(level));
+            pipeline.zrem(log_key(level), &slot.0).ignore();
         }
-        self.run(LIMIT, &call).await
+        let exchange = async |mut connection| pipeline.query_async(&mut connection).await;
+        self.link.run(&self.link.epoch()?, LIMIT, exchange).await
     }
 
     async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError> {

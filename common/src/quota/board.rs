@@ -124,15 +124,8 @@ impl Board {
         id
     }
 
-    /// Returns a slot that was not used; does nothing once its time has come.
-    pub fn give_back(&mut self, now: u64, levels: &[Level], at: u64, id: u64) {
-        if at > now {
-            self.forget(levels, at, id);
-        }
-    }
-
-    /// Takes a slot off, whenever it is, because nothing was sent under it.
-    pub fn forget(&mut self, levels: &[Level], at: u64, id: u64) {
+    /// Returns a slot under which nothing was or will be sent, before or after its time.
+    pub fn give_back(&mut self, levels: &[Level], at: u64, id: u64) {
         for level in levels {
             for log in self
                 .levels

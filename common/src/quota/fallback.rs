@@ -152,21 +152,16 @@ impl Fallback {
         Ok(self.board.record(now, levels, from))
     }
 
-    pub(super) fn give_back(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) {
-        let (now, at) = (self.micros(now), self.micros(at));
-        self.board.give_back(now, levels, at, id);
+    /// The slot is not used, or the room not kept any more.
+    pub(super) fn give_back(&mut self, levels: &[Level], at: Instant, id: u64) {
+        let at = self.micros(at);
+        self.board.give_back(levels, at, id);
     }
 
     /// Keeps room for one send at `at` that is not granted yet: what this process is granted around it is not admitted.
     pub(super) fn keep(&mut self, now: Instant, levels: &[Level], at: Instant) -> u64 {
         let (now, at) = (self.micros(now), self.micros(at));
         self.board.record(now, levels, at)
-    }
-
-    /// The room is not kept any more.
-    pub(super) fn forget(&mut self, levels: &[Level], at: Instant, id: u64) {
-        let at = self.micros(at);
-        self.board.forget(levels, at, id);
     }
 
     /// Counts a slot as if its send arrived `now`, and says from when it counts.

@@ -148,11 +148,16 @@ impl Quota {
             });
         }
         let order = self.arrivals.fetch_add(1, Ordering::Relaxed);
+        let mut answer = None;
         loop {
-            let mut place = self.lines.arrive(order, urgency, levels);
-            let waiting = self.wait_for_slot(&mut place, levels, came);
-            let held = cancel.run_until_cancelled(waiting).await.ok_or(Refused::Cancelled)??;
-            drop(place);
+            let held = match answer.take() {
+                Some(Answer::Slot(held)) => held,
+                Some(Answer::Later { .. }) | None => {
+                    let mut place = self.lines.arrive(order, urgency, levels);
+                    let waiting = self.wait_for_slot(&mut place, levels, came);
+                    cancel.run_until_cancelled(waiting).await.ok_or(Refused::Cancelled)??
+                }
+            };
             if cancel.run_until_cancelled(sleep_until(held.at)).await.is_none() {
                 self.return_slot(levels, held).await;
                 return Err(Refused::Cancelled);
@@ -169,6 +174,11 @@ impl Quota {
                 });
             }
             self.missed.fetch_add(1, Ordering::Relaxed);
+            // Nothing was sent under it. Both go out together, or a sender that is farther from the cache than others would
+            // only ever find what it returns taken.
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let exchange = async { tokio::join!(self.return_slot(levels, held), self.ask(levels)).1 };
+            answer = Some(cancel.run_until_cancelled(exchange).await.ok_or(Refused::Cancelled)?);
         }
     }
 
@@ -360,7 +370,7 @@ impl Quota {
     }
 
     async fn return_slot(&self, levels: &[Level], held: Held) {
-        self.fallback().give_back(Instant::now(), levels, held.from, held.id);
+        self.fallback().give_back(levels, held.from, held.id);
         if let Some(slot) = held.slot
             && let Err(error) = self.cache.give_back(levels, &slot).await
         {

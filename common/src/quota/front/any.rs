@@ -99,6 +99,7 @@ impl Quota {
         let now = Instant::now();
         if now > held.latest {
             self.missed.fetch_add(1, Ordering::Relaxed);
+            self.return_slot(levels, held).await;
             return Ok(None);
         }
         Ok(Some(Permit {

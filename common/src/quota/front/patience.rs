@@ -42,7 +42,7 @@ impl<'a> Patience<'a> {
     /// The room that was kept is for this question.
     pub(super) fn ask(&mut self) {
         if let (Some(bot), Some((at, id))) = (self.bot, self.kept.take()) {
-            self.quota.fallback().forget(std::slice::from_ref(bot), at, id);
+            self.quota.fallback().give_back(std::slice::from_ref(bot), at, id);
         }
     }
 

@@ -93,11 +93,9 @@ proptest! {
                 }
                 Step::GiveBack(which) if !reserved.is_empty() => {
                     let (send, at, id, _) = reserved[which % reserved.len()];
-                    board.give_back(now, &chosen(send), at, id);
-                    // What was given back in time is not sent.
-                    if at > now {
-                        reserved.swap_remove(which % reserved.len());
-                    }
+                    // What is given back is not sent.
+                    board.give_back(&chosen(send), at, id);
+                    reserved.swap_remove(which % reserved.len());
                 }
                 Step::GiveBack(_) => {}
                 Step::Pause { level, pause } => board.pause(&all[level].key, now + pause),

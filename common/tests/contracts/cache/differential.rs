@@ -20,7 +20,6 @@ pub(super) struct Scripts {
     connection: redis::Connection,
     take: Script,
     hold: Script,
-    give_back: Script,
     pause: Script,
 }
 
@@ -34,7 +33,6 @@ impl Scripts {
                 include_str!("../../../src/caches/redis/take.lua")
             )),
             hold: script(include_str!("../../../src/caches/redis/hold.lua")),
-            give_back: script(include_str!("../../../src/caches/redis/give_back.lua")),
             pause: script(include_str!("../../../src/caches/redis/pause.lua")),
         }
     }
@@ -68,13 +66,11 @@ impl Scripts {
         call.arg(now).invoke(&mut self.connection).unwrap()
     }
 
-    pub(super) fn give_back(&mut self, now: u64, levels: &[Level], member: &str) {
-        let mut call = self.give_back.prepare_invoke();
+    pub(super) fn give_back(&mut self, levels: &[Level], member: &str) {
         for level in levels {
-            call.key(log(level));
+            let mut command = redis::cmd("ZREM");
+            command.arg(log(level)).arg(member).exec(&mut self.connection).unwrap();
         }
-        call.arg(member).arg(now);
-        call.invoke::<i64>(&mut self.connection).unwrap();
     }
 
     pub(super) fn hold(&mut self, now: u64, levels: &[Level], member: &str) {
@@ -173,8 +169,8 @@ async fn the_script_and_the_board_give_the_same_answers() {
                     }
                     Step::GiveBack(which) if !held.is_empty() => {
                         let (levels, at, id, member) = held.swap_remove(which % held.len());
-                        board.give_back(now, &levels, at, id);
-                        scripts.give_back(now, &levels, &member);
+                        board.give_back(&levels, at, id);
+                        scripts.give_back(&levels, &member);
                     }
                     // Answered: the slot counts from then on. Once it no longer counts it is gone here and there, sooner or later.
                     Step::Hold(which) if !held.is_empty() => {

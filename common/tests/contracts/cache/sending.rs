@@ -132,6 +132,30 @@ async fn a_sender_that_wakes_late_takes_another_slot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_was_missed_costs_its_level_nothing() {
+    let cache = awake().await;
+    let quota = Arc::new(Quota::new(cache.clone(), 4, HORIZON));
+    let levels = vec![level("b:1", 1, 1)];
+    let cancel = CancellationToken::new();
+    quota.acquire(&levels, &cancel).await.unwrap();
+    let first = Instant::now();
+    let waiting = tokio::spawn({
+        let (quota, levels, cancel) = (quota.clone(), levels.clone(), cancel.clone());
+        async move { quota.acquire(&levels, &cancel).await.unwrap() }
+    });
+    // The slot is at 1,025 ms and good for 15: a busy machine wakes its sender at 1,050.
+    sleep_until(first + Duration::from_millis(1020)).await;
+    tokio::time::advance(Duration::from_millis(30)).await;
+    waiting.await.unwrap();
+    let next = Instant::now() - first;
+    assert_eq!(quota.missed(), 1);
+    assert!(
+        next < Duration::from_millis(1060),
+        "the missed slot was counted as a send: {next:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancelling_returns_the_reserved_slot_and_leaves_the_line() {
     let cache = awake().await;
     let quota = Arc::new(Quota::new(cache.clone(), 4, HORIZON));

@@ -103,7 +103,7 @@ fn levels_of(worker: usize, send: usize) -> Vec<Level> {
 trait Slots {
     /// A name of the slot, if one was taken, and when it is.
     fn take(&mut self, now: u64, late: Duration, levels: &[Level]) -> Option<(u64, String)>;
-    fn give_back(&mut self, now: u64, levels: &[Level], slot: &str);
+    fn give_back(&mut self, levels: &[Level], slot: &str);
     /// Gives the slot's new name.
     fn hold(&mut self, now: u64, levels: &[Level], slot: &str) -> String;
     fn pause(&mut self, now: u64, key: &str, pause: u64);
@@ -199,7 +199,7 @@ impl Model {
                 let send = &self.sends[index];
                 // Only who still waits for his slot gives it back, and then does not send.
                 if self.agenda.remove(&(send.at + send.late, index)).is_some() {
-                    slots.give_back(self.now, &send.levels, &send.slot);
+                    slots.give_back(&send.levels, &send.slot);
                 }
             }
             Step::Pause { level, pause } => slots.pause(self.now, &levels(0)[level].key, pause),
@@ -228,8 +228,8 @@ impl Model {
                     self.agenda
                         .insert((answered.min(due + RENEWED), index), Moment::Hold { answered });
                 }
-                // Too late: it takes another slot instead of sending.
-                Moment::Start => {}
+                // Too late: it gives this slot back instead of sending.
+                Moment::Start => slots.give_back(&send.levels, &send.slot),
                 Moment::Hold { answered } => {
                     send.slot = slots.hold(due, &send.levels, &send.slot);
                     if due < answered {
@@ -288,9 +288,9 @@ impl Slots for Pure {
         }
     }
 
-    fn give_back(&mut self, now: u64, levels: &[Level], slot: &str) {
+    fn give_back(&mut self, levels: &[Level], slot: &str) {
         let (at, id) = Self::parts(slot);
-        self.0.give_back(now, levels, at, id);
+        self.0.give_back(levels, at, id);
     }
 
     fn hold(&mut self, now: u64, levels: &[Level], slot: &str) -> String {
@@ -324,8 +324,8 @@ impl Slots for Shipped<'_> {
         granted.then(|| (now + wait, redis::from_redis_value(rest).unwrap()))
     }
 
-    fn give_back(&mut self, now: u64, levels: &[Level], slot: &str) {
-        self.scripts.give_back(now, levels, slot);
+    fn give_back(&mut self, levels: &[Level], slot: &str) {
+        self.scripts.give_back(levels, slot);
     }
 
     fn hold(&mut self, now: u64, levels: &[Level], slot: &str) -> String {
