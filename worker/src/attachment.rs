@@ -4,6 +4,7 @@
 //! find it, as redelivered messages and as unfinished rows. There is no second recovery path.
 
 mod arrivals;
+mod turnover;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -27,10 +28,11 @@ use crate::anchor::Anchor;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
-use crate::lanes::{Lanes, REFILL, Started};
+use crate::lanes::{Lanes, REFILL, REFILLABLE, Started, TIGHT_CAP};
 use crate::levels;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
+use turnover::Turnover;
 
 /// Deliveries taken up in one commit.
 const MAX_ARRIVALS: usize = 256;
@@ -87,6 +89,7 @@ pub(crate) struct Attachment {
     /// Chats with events on their way from memory into the waiting room.
     evicting: HashMap<Arc<str>, usize>,
     prefetch: usize,
+    turnover: Turnover,
     /// The waiting room may hold more of what no person waits for than memory had room for: new ones go behind it.
     crowded: bool,
 }
@@ -139,6 +142,7 @@ impl Attachment {
             giving_back: None,
             evicting: HashMap::new(),
             prefetch: usize::from(prefetch),
+            turnover: Turnover::new(prefetch, Instant::now()),
             crowded: false,
             unsure: false,
             looked: Instant::now(),
@@ -199,6 +203,10 @@ impl Attachment {
                     }
                 }
                 () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
+                () = tokio::time::sleep_until(self.turnover.due().into()), if self.is_short() => {}
+            }
+            if self.turnover.has_slowed(Instant::now(), self.is_short()) {
+                self.make_room();
             }
             if self.unsure && self.serving {
                 let found = self.look_for_unfinished().await;
@@ -294,6 +302,21 @@ impl Attachment {
     /// Whether it is worth while to look for them: half of their places are free.
     fn has_unasked_room(&self) -> bool {
         self.unasked_room() * 4 >= self.prefetch
+    }
+
+    /// Whether half of what may be out is held.
+    fn is_short(&self) -> bool {
+        self.held.len() * 2 > self.prefetch
+    }
+
+    /// What moved fast has come to a halt: chats that hold more than slow ones may wait in the Store for the rest of it.
+    fn make_room(&mut self) {
+        // Without the database nothing ends, and nothing could go there.
+        if self.engine.commits.is_reachable() {
+            for chat in self.lanes.longer_than(TIGHT_CAP) {
+                self.evict(&chat);
+            }
+        }
     }
 
     fn wants_refill(&self, chat: &str) -> bool {
@@ -405,12 +428,13 @@ impl Attachment {
         }
         if !parked {
             self.lanes.ended(&chat);
+            self.turnover.ended();
         }
         self.start_next(&chat);
         self.refill |= self.wants_refill(&chat);
     }
 
-    /// What stands in memory behind an event that waits must not pass it: it goes behind it in the Store.
+    /// What stands in memory behind the chat's running or waiting event goes behind it in the Store.
     fn evict(&mut self, chat: &Arc<str>) {
         let evicted = self.lanes.evict(chat);
         if evicted.is_empty() {
@@ -447,7 +471,7 @@ impl Attachment {
         if self.stop.is_cancelled() || self.held.len() >= MAX_HELD {
             return;
         }
-        let mut full = self.lanes.full();
+        let mut full = self.lanes.longer_than(REFILLABLE);
         full.extend(self.evicting.keys().cloned());
         let answers = MAX_DUE.min(u32::try_from(MAX_HELD - self.held.len()).unwrap_or(0));
         let room = Room {

@@ -18,12 +18,14 @@ use openclaw_common::store::{Behind, Intent};
 
 /// Events of one chat in memory (`design.md` §3.6). More would only make one chat's backlog everybody's memory.
 pub(crate) const LANE_CAP: usize = 8;
-/// Events of one chat in memory while the bot's memory is short.
-const TIGHT_CAP: usize = 2;
+/// Events of one chat in memory while the bot's memory is short and slow to be renewed.
+pub(crate) const TIGHT_CAP: usize = 2;
 /// A lane at or below this, with rows behind it, wants them.
 const LOW_WATER: usize = 2;
 /// Rows taken from behind for one lane at once: with the low water they stay inside the cap.
 pub(crate) const REFILL: u32 = 4;
+/// A lane longer than this has no room for them.
+pub(crate) const REFILLABLE: usize = LANE_CAP - REFILL as usize;
 
 /// Of nothing.
 const LEAST: Priority = Priority::Replay;
@@ -247,8 +249,8 @@ impl<T> Lanes<T> {
         self.sweep(chat);
     }
 
-    /// Empties the chat's queue: its events go behind, in strict order after one that waits. Counted at once, so that nothing
-    /// passes while the commits are on their way.
+    /// Empties the chat's queue: its events go behind. Counted at once, so that nothing passes while the commits are on their
+    /// way.
     pub(crate) fn evict(&mut self, chat: &str) -> Vec<T> {
         let Some(lane) = self.lanes.get_mut(chat) else {
             return Vec::new();
@@ -270,14 +272,10 @@ impl<T> Lanes<T> {
             .is_some_and(|lane| lane.behind > 0 && lane.len() <= LOW_WATER && (room || is_asked(lane.behind_priority)))
     }
 
-    /// Chats whose lane has no room for [`REFILL`] more.
-    pub(crate) fn full(&self) -> Vec<Arc<str>> {
-        let room = LANE_CAP - REFILL as usize;
-        self.lanes
-            .iter()
-            .filter(|(_, lane)| lane.len() > room)
-            .map(|(chat, _)| chat.clone())
-            .collect()
+    /// Chats with more than that many events in memory.
+    pub(crate) fn longer_than(&self, events: usize) -> Vec<Arc<str>> {
+        let longer = self.lanes.iter().filter(|(_, lane)| lane.len() > events);
+        longer.map(|(chat, _)| chat.clone()).collect()
     }
 
     /// Whether no event is in memory. Rows behind do not count: they are in the Store.
@@ -381,7 +379,7 @@ mod tests {
         for position in 0..=(LANE_CAP as i64 - i64::from(REFILL)) {
             lanes.enter(&a, position, ANSWER, ());
         }
-        assert_eq!(lanes.full(), vec![a]);
+        assert_eq!(lanes.longer_than(REFILLABLE), vec![a]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Runs of many seconds that judge time: one at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openclaw_sim::check::Expectations;
-use openclaw_sim::event::Workload;
+use openclaw_sim::event::{Event, Workload};
 use openclaw_sim::push::{PushOptions, Pusher};
 
 use testkit::eventually;
@@ -190,4 +190,59 @@ async fn a_bot_with_a_long_backlog_slows_no_other_when_distributed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bot_with_a_long_backlog_slows_no_other_when_embedded() {
     a_bot_with_a_long_backlog_slows_no_other(Kind::Embedded).await;
+}
+
+/// 1,000 messages in 40 chats that may be answered once a second each: more than 20 s for them. Another chat's message,
+/// which came last, does not wait for that: the slow chats' share of the worker's memory is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_chats_hold_up_no_other_chat_of_their_bot() {
+    let world = World::new(
+        Kind::Distributed,
+        1,
+        "quota: { bot: 1000/s, chat: 1/s, user: off, app: off }\n",
+    )
+    .await;
+    world.sim.set_limits(openclaw_sim::Limits::off());
+    let processes = world.start(1).await;
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    pusher.open_loop(1500.0, world.workload(40).take(1000)).await;
+    let begun = Instant::now();
+    let other = Event::text(world.bots[0].clone(), "oc_other", "ou_other", "and me?");
+    let key = pusher.push(other).await.unwrap().key;
+    eventually("the other chat is answered", Duration::from_secs(20), async || {
+        world
+            .sim
+            .ledger(|ledger| ledger.messages().any(|message| message.reply_to.as_ref() == Some(&key)))
+    })
+    .await;
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(8), "it was answered after {waited:?}");
+    world.answered(&pusher).await;
+    let quotas = Expectations {
+        quotas: vec![(openclaw_sim::ledger::Level::Chat, 1)],
+        ..Expectations::default()
+    };
+    world.judge(&pusher, &quotas);
+    world.finished(1001).await;
+}
+
+/// A backlog of chats that nothing holds up is answered from memory as the broker hands it out. Each event that makes way
+/// for others, into the Store and back, costs the database as much again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_that_moves_stays_with_the_broker() {
+    let world = World::new(
+        Kind::Distributed,
+        1,
+        "quota: { bot: 10000/s, chat: off, user: off, app: off }\n",
+    )
+    .await;
+    world.sim.set_limits(openclaw_sim::Limits::off());
+    let ingest = Process::start("ingest", world.path()).await;
+    let pusher = world.pusher(&[&ingest], PushOptions::default());
+    pusher.open_loop(1500.0, world.workload(100).take(2000)).await;
+    let _worker = Process::start("worker", world.path()).await;
+    world.answered(&pusher).await;
+    world.finished(2000).await;
+    let (moved,): (i64,) = world.row("SELECT count(*) FROM events WHERE fence > 1").await;
+    assert!(moved < 200, "{moved} of 2,000 went through the waiting room");
 }

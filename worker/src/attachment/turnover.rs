@@ -1,0 +1,116 @@
+//! Whether what is in memory leaves it soon.
+//!
+//! While it does, nothing is gained by moving events from the broker's queue into the Store to get at those behind them: they
+//! are reached in a moment anyway, and each move costs the database two more writes.
+
+use std::time::{Duration, Instant};
+
+/// How long endings are counted before they are judged.
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
+/// Memory that is renewed within this is brisk. What the broker hands out is four seconds of the bot's quota, so a bot that
+/// uses its quota is, unless its quota is so small that the least prefetch is many seconds of it.
+const BRISK: Duration = Duration::from_secs(5);
+
+/// The endings of one attachment, against the deliveries it may hold.
+#[derive(Debug)]
+pub(super) struct Turnover {
+    prefetch: u32,
+    since: Instant,
+    ended: u32,
+    /// Whether memory was short at any look of this window.
+    short: bool,
+    brisk: bool,
+}
+
+impl Turnover {
+    pub(super) fn new(prefetch: u16, now: Instant) -> Self {
+        Self {
+            prefetch: u32::from(prefetch),
+            since: now,
+            ended: 0,
+            short: false,
+            // Nothing is held yet.
+            brisk: true,
+        }
+    }
+
+    /// An event has left memory.
+    pub(super) fn ended(&mut self) {
+        self.ended = self.ended.saturating_add(1);
+    }
+
+    /// What is held leaves memory soon, or there is little of it.
+    pub(super) fn is_brisk(&self) -> bool {
+        self.brisk
+    }
+
+    /// When to look again at the latest, while memory is short.
+    pub(super) fn due(&self) -> Instant {
+        self.since + WINDOW
+    }
+
+    /// Looks at the window once it is over. `short`: how memory is now. Whether it has just ceased to be brisk.
+    pub(super) fn has_slowed(&mut self, now: Instant, short: bool) -> bool {
+        let window = now.saturating_duration_since(self.since);
+        if window < WINDOW {
+            self.short |= short;
+            return false;
+        }
+        let was_brisk = self.brisk;
+        // Where memory was never short, few endings only mean that there was little to do.
+        self.brisk = !self.short || BRISK * self.ended >= window * self.prefetch;
+        (self.since, self.ended, self.short) = (now, 0, short);
+        was_brisk && !self.brisk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFETCH: u16 = 100;
+
+    fn after(turnover: &mut Turnover, now: &mut Instant, endings: u32, short: bool) -> bool {
+        for _ in 0..endings {
+            turnover.ended();
+        }
+        *now += WINDOW;
+        turnover.has_slowed(*now, short)
+    }
+
+    #[test]
+    fn a_bot_whose_memory_is_renewed_in_five_seconds_is_brisk() {
+        let mut now = Instant::now();
+        let mut turnover = Turnover::new(PREFETCH, now);
+        assert!(!turnover.has_slowed(now, true));
+        assert!(!after(&mut turnover, &mut now, 20, true));
+        assert!(turnover.is_brisk());
+        assert!(after(&mut turnover, &mut now, 19, true), "it has slowed");
+        assert!(!turnover.is_brisk());
+        assert!(!after(&mut turnover, &mut now, 0, true), "which is said once");
+        assert!(!after(&mut turnover, &mut now, 20, true));
+        assert!(turnover.is_brisk(), "and it may become brisk again");
+    }
+
+    #[test]
+    fn a_bot_with_little_to_do_is_brisk_whenever_a_burst_comes() {
+        let mut now = Instant::now();
+        let mut turnover = Turnover::new(PREFETCH, now);
+        now += Duration::from_secs(60);
+        assert!(!turnover.has_slowed(now, true), "the burst has only come");
+        assert!(turnover.is_brisk());
+        assert!(
+            after(&mut turnover, &mut now, 0, true),
+            "a window later nothing has ended"
+        );
+    }
+
+    #[test]
+    fn a_late_look_counts_the_time_that_has_passed() {
+        let mut now = Instant::now();
+        let mut turnover = Turnover::new(PREFETCH, now);
+        turnover.has_slowed(now, true);
+        now += WINDOW;
+        assert!(after(&mut turnover, &mut now, 39, true), "39 in two seconds");
+    }
+}
