@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::acks::Ledger;
+use super::acks::{Ack, Ledger};
 use super::codec;
 use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
 use super::suspects::Suspects;
@@ -24,6 +24,8 @@ use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
 
 /// How long an acknowledgement waits for company.
 const ACK_LINGER: Duration = Duration::from_millis(2);
+/// How long one waits for those before it, so that all go as one: lanes end nearly in the order of their deliveries.
+const GAP_LINGER: Duration = Duration::from_millis(250);
 
 /// One epoch of the consuming connection.
 #[derive(Debug)]
@@ -246,27 +248,28 @@ impl Leave {
 
 impl Attached {
     async fn run(mut self, mut consumer: Consumer) -> Leave {
-        let mut flush_at: Option<Instant> = None;
+        // When the next acknowledgements go out: those before the first gap, and all.
+        let (mut prefix_at, mut all_at): (Option<Instant>, Option<Instant>) = (None, None);
         let leaving = loop {
+            let flush_at = prefix_at.into_iter().chain(all_at).min();
             tokio::select! {
                 biased;
                 () = self.ended.cancelled() => break false,
                 () = self.leaving.cancelled() => break true,
                 () = self.detached.cancelled() => break false,
                 () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
-                    flush_at = None;
-                    self.flush().await;
+                    self.collect();
+                    // Half the prefetch: the broker refills while the worker has the other half.
+                    let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.waiting() * 2 >= self.prefetch;
+                    let acks = if all { self.ledger.flush() } else { self.ledger.flush_prefix().into_iter().collect() };
+                    self.send(acks).await;
+                    prefix_at = None;
+                    all_at = (self.ledger.waiting() > 0).then(|| all_at.unwrap_or_else(|| Instant::now() + GAP_LINGER));
                 }
                 Some(tag) = self.acks.recv() => {
                     self.ledger.settle(tag);
                     self.collect();
-                    // Half the prefetch: the broker refills while the worker has the other half.
-                    if self.ledger.waiting() * 2 >= self.prefetch {
-                        flush_at = None;
-                        self.flush().await;
-                    } else {
-                        flush_at.get_or_insert_with(|| Instant::now() + ACK_LINGER);
-                    }
+                    prefix_at.get_or_insert_with(|| Instant::now() + ACK_LINGER);
                 }
                 delivery = consumer.next() => match delivery {
                     Some(Ok(delivery)) => {
@@ -288,7 +291,8 @@ impl Attached {
         // From here on receipts do nothing; what was acknowledged before is still sent.
         self.acks.close();
         self.collect();
-        self.flush().await;
+        let acks = self.ledger.flush();
+        self.send(acks).await;
         self.ended.cancel();
         if leaving {
             self.await_acks_taken().await;
@@ -335,8 +339,8 @@ impl Attached {
         }
     }
 
-    async fn flush(&mut self) {
-        for ack in self.ledger.flush() {
+    async fn send(&self, acks: Vec<Ack>) {
+        for ack in acks {
             let options = BasicAckOptions { multiple: ack.multiple };
             let sending = self.channel.basic_ack(ack.tag, options);
             if let Err(error) = within(CALL_TIMEOUT, "acknowledging", sending).await {
