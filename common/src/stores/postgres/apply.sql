@@ -50,7 +50,8 @@ acted AS (
         $29::text[]
     ) AS o (ord, idx, state, message_id, code, refused, tries, uuid, sender)
     JOIN fresh f ON f.ord = o.ord
-    WHERE a.app_id = f.app_id AND a.key = f.key AND a.idx = o.idx AND a.state = 'planned'
+    -- `+ 0`: of a new table the planner believes that all actions of one index are few, and would read them all for each.
+    WHERE a.app_id = f.app_id AND a.key = f.key AND a.idx + 0 = o.idx AND a.state = 'planned'
     RETURNING f.ord, a.tries
 ),
 changed AS (
