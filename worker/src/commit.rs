@@ -1,10 +1,12 @@
 //! Group commit: what many lanes want written at the same moment becomes one transaction.
 //!
-//! There is no timer. While one transaction runs, the next batch gathers; a lone change is written at once.
+//! There is no timer. While a transaction runs, the next batch gathers; a lone change is written at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use openclaw_common::store::{Arrival, Begun, Change, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +14,10 @@ use tokio_util::task::TaskTracker;
 
 /// Most rows of one transaction: above it, latency grows and throughput does not (`feasibility.md` 4d).
 const MAX_BATCH: usize = 500;
+/// Transactions on their way at once: while the disk is waited for, the database works on the next.
+const TOGETHER: usize = 2;
+/// Only a batch that large begins while another is on its way: small ones had better grow.
+const LARGE: usize = 64;
 /// Submissions waiting for their batch; beyond it submitters wait, which stops consumption.
 const MAX_WAITING: usize = 4096;
 /// Between two tries while the database cannot be reached.
@@ -163,16 +169,34 @@ async fn batches<T, R, F, W>(
     F: Future<Output = Result<Vec<R>, StoreError>>,
     W: Fn(Vec<T>) -> F,
 {
-    while let Some(first) = queue.recv().await {
-        let mut rows = first.items.len();
-        let mut batch = vec![first];
-        while rows < MAX_BATCH {
-            let Ok(next) = queue.try_recv() else { break };
-            rows += next.items.len();
-            batch.push(next);
+    let mut writing = FuturesUnordered::new();
+    let (mut batch, mut rows) = (Vec::new(), 0);
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = writing.next() => {}
+            next = queue.recv(), if rows < MAX_BATCH => {
+                let Some(next) = next else { break };
+                rows += next.items.len();
+                batch.push(next);
+                while rows < MAX_BATCH
+                    && let Ok(next) = queue.try_recv()
+                {
+                    rows += next.items.len();
+                    batch.push(next);
+                }
+            }
         }
-        commit(batch, (&reachable, ear), &write).await;
+        if rows > 0 && (writing.is_empty() || rows >= LARGE && writing.len() < TOGETHER) {
+            rows = 0;
+            writing.push(commit(std::mem::take(&mut batch), (&*reachable, ear), &write));
+        }
     }
+    // Nobody submits any more; what was submitted is still written.
+    if rows > 0 {
+        writing.push(commit(batch, (&*reachable, ear), &write));
+    }
+    while writing.next().await.is_some() {}
 }
 
 /// Writes one batch. A batch that the database refuses is split, so that one bad row harms nobody else's.
