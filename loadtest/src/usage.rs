@@ -1,9 +1,12 @@
 //! What a process has used so far: processor time and memory, from /proc.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::Context as _;
+
+use crate::report::short;
 
 /// The kernel counts processor time in hundredths of a second on every platform that Rust's Linux targets name.
 const TICK: Duration = Duration::from_millis(10);
@@ -39,6 +42,42 @@ impl Usage {
             peak: bytes("VmHWM:")?,
             resident: bytes("VmRSS:")?,
         })
+    }
+}
+
+/// What everything on this machine has used so far, by program. On two cores every microsecond that anybody spends counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Census(BTreeMap<String, Duration>);
+
+impl Census {
+    pub(crate) fn take() -> anyhow::Result<Self> {
+        let mut programs = BTreeMap::<String, Duration>::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(process) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // One that has ended meanwhile is nobody's any more.
+            let (Ok(usage), Ok(name)) = (Usage::of(process), fs::read_to_string(format!("/proc/{process}/comm")))
+            else {
+                continue;
+            };
+            *programs.entry(name.trim().to_owned()).or_default() += usage.cpu;
+        }
+        Ok(Self(programs))
+    }
+
+    /// Microseconds an event since `before`: the whole, and who spent at least a microsecond, most first.
+    pub(crate) fn since(&self, before: &Self, events: f64) -> String {
+        let spent = |(name, cpu): (&String, &Duration)| {
+            let before = before.0.get(name).copied().unwrap_or_default();
+            (name.clone(), cpu.saturating_sub(before).as_secs_f64() * 1e6 / events)
+        };
+        let mut costs: Vec<(String, f64)> = self.0.iter().map(spent).collect();
+        costs.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let whole: f64 = costs.iter().map(|(_, cost)| cost).sum();
+        let parts = costs.iter().filter(|(_, cost)| *cost >= 1.0);
+        let parts: Vec<_> = parts.map(|(name, cost)| format!("{name} {}", short(*cost))).collect();
+        format!("{} µs ({})", short(whole), parts.join(", "))
     }
 }
 

@@ -9,8 +9,9 @@ use world::{Kind, Process, World};
 
 use super::{BOTS, Speed, UNBOUND};
 use crate::load::{Batch, Load, Pace, Shape, Tally};
-use crate::report::{Report, Row, median, short, whole};
+use crate::report::{self, Report, Row, median, short, whole};
 use crate::topology;
+use crate::usage::Census;
 use crate::yardstick::{Server, limits};
 
 pub(super) const CONNECTIONS: usize = 256;
@@ -45,9 +46,12 @@ pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Resul
         let closed = async |target| {
             // Full queues are slower, and nobody's turn shall be.
             topology::purge(&world).await?;
+            let census = Census::take()?;
             let tally = load(target, Pace::Closed, speed.lasting())
                 .run(Arc::clone(&batch))
                 .await?;
+            let all = Census::take()?.since(&census, tally.accepted_in_all as f64);
+            report::say(&format!("   an event costs the whole machine {all}"));
             anyhow::Ok(tally)
         };
         // Who comes first changes: a broker is slower while it has just got its queues.

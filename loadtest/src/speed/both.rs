@@ -9,8 +9,8 @@ use world::{Kind, Process, World};
 
 use super::{BOTS, Speed, UNBOUND, accept, answered};
 use crate::load::{Batch, Load, Pace, Shape};
-use crate::report::{Report, Row, median, short, whole};
-use crate::usage::Usage;
+use crate::report::{self, Report, Row, median, short, whole};
+use crate::usage::{Census, Usage};
 
 /// Accepted and not finished, at most: half a second's worth or so, so that neither side runs ahead.
 const BACKLOG: u64 = 4_000;
@@ -103,6 +103,7 @@ pub(crate) async fn turns(plan: &Plan, world: &World, processes: &[Process]) -> 
         let events = usize::try_from(plan.events_a_second * (plan.lasting + WARM_UP).as_secs())?;
         let batch = Batch::new(&world.bots, plan.shape, events).await?;
         let before = answered(world);
+        let census = Census::take()?;
         let sim = world.sim.clone();
         let finished = move || sim.ledger(|ledger| ledger.totals().replied) - before;
         let load = Load {
@@ -119,6 +120,8 @@ pub(crate) async fn turns(plan: &Plan, world: &World, processes: &[Process]) -> 
         rates.push(drained.min(tally.rate()));
         p99s.push(tally.latency_ms(0.99));
         settle(world, before + tally.accepted_in_all).await?;
+        let all = Census::take()?.since(&census, tally.accepted_in_all as f64);
+        report::say(&format!("   an event costs the whole machine {all}"));
     }
     let events = (answered(world) - answered_before) as f64;
     let costs = processes.iter().zip(used()?.into_iter().zip(used_before));

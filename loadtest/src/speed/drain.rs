@@ -8,8 +8,8 @@ use world::{Kind, Process, World};
 
 use super::{BOTS, Speed, UNBOUND, accept, answered};
 use crate::load::{Batch, Pace, Shape};
-use crate::report::{Report, Row, median, short, whole};
-use crate::usage::{Usage, mib};
+use crate::report::{self, Report, Row, median, short, whole};
+use crate::usage::{Census, Usage, mib};
 
 /// Events a turn, for each second it is meant to last.
 const EVENTS_A_SECOND: u64 = 8_000;
@@ -25,8 +25,11 @@ pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Resul
     for _ in 0..speed.pairs {
         let before = answered(&world);
         push(&world, &ingest, events).await?;
+        let census = Census::take()?;
         let worker = Process::spawn("worker", world.path()).await;
         let took = drained(&world, before, events).await?;
+        let all = Census::take()?.since(&census, events as f64);
+        report::say(&format!("   an event costs the whole machine {all}"));
         let usage = Usage::of(worker.id())?;
         rates.push(events as f64 / took.as_secs_f64());
         costs.push(usage.cpu.as_secs_f64() * 1e6 / events as f64);
