@@ -22,10 +22,11 @@ use super::suspects::Suspects;
 use super::topology::{self, Declared};
 use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
 
-/// How long an acknowledgement waits for company.
-const ACK_LINGER: Duration = Duration::from_millis(2);
+/// How long an acknowledgement waits for company. The broker's part of an event that is drained: 60 µs with 2 ms, 48 with
+/// 10, 40 with 25, and no less with 50.
+const ACK_LINGER: Duration = Duration::from_millis(25);
 /// How long one waits for those before it, so that all go as one: lanes end nearly in the order of their deliveries.
-const GAP_LINGER: Duration = Duration::from_millis(250);
+const GAP_LINGER: Duration = Duration::from_millis(500);
 
 /// One epoch of the consuming connection.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::link::{Link, Work};
 use crate::store::{ActionState, Change, State, StoreError};
-use crate::stores::batch::{Patch, waves};
+use crate::stores::batch::{Patch, clean, waves};
 
 /// [`crate::store::Store::apply`]
 pub(super) async fn apply(link: &Link, changes: &[Change]) -> Result<Vec<bool>, StoreError> {
@@ -41,98 +41,37 @@ async fn apply_wave(connection: &mut PgConnection, wave: &[Patch<'_>]) -> Result
     let planned: Vec<_> = numbered(wave, |patch| patch.new_actions.iter().enumerate());
     let outcomes: Vec<_> = numbered(wave, |patch| patch.outcomes.iter());
     let ords: Vec<i64> = sqlx::query_scalar(include_str!("apply.sql"))
-        .bind(wave.iter().map(|patch| patch.name.0.as_ref()).collect::<Vec<&str>>())
-        .bind(wave.iter().map(|patch| patch.name.1.as_ref()).collect::<Vec<&str>>())
-        .bind(wave.iter().map(|patch| patch.fence).collect::<Vec<i64>>())
-        .bind(wave.iter().map(|patch| patch.from_received).collect::<Vec<bool>>())
-        .bind(wave.iter().map(|patch| patch.from_planned).collect::<Vec<bool>>())
-        .bind(wave.iter().map(|patch| patch.starts).collect::<Vec<bool>>())
-        .bind(
-            wave.iter()
-                .map(|patch| patch.target.map(State::as_str))
-                .collect::<Vec<Option<&str>>>(),
-        )
-        .bind(wave.iter().map(|patch| patch.plan).collect::<Vec<Option<&[u8]>>>())
-        .bind(wave.iter().map(|patch| patch.attempt).collect::<Vec<Option<i32>>>())
-        .bind(wave.iter().map(|patch| patch.due_ms).collect::<Vec<Option<i64>>>())
-        .bind(wave.iter().map(|patch| patch.hold).collect::<Vec<Option<bool>>>())
-        .bind(wave.iter().map(|patch| patch.class).collect::<Vec<Option<&str>>>())
-        .bind(wave.iter().map(|patch| patch.code).collect::<Vec<Option<i64>>>())
-        .bind(
-            wave.iter()
-                .map(|patch| patch.error.as_deref())
-                .collect::<Vec<Option<&str>>>(),
-        )
-        .bind(planned.iter().map(|(ord, _)| *ord).collect::<Vec<i64>>())
-        .bind(
-            planned
-                .iter()
-                .map(|(_, (index, _))| i32::try_from(*index).unwrap_or(i32::MAX))
-                .collect::<Vec<i32>>(),
-        )
-        .bind(
-            planned
-                .iter()
-                .map(|(_, (_, action))| action.kind)
-                .collect::<Vec<&str>>(),
-        )
-        .bind(
-            planned
-                .iter()
-                .map(|(_, (_, action))| crate::stores::batch::clean(&action.target))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            planned
-                .iter()
-                .map(|(_, (_, action))| action.uuid.as_str())
-                .collect::<Vec<&str>>(),
-        )
-        .bind(
-            planned
-                .iter()
-                .map(|(_, (_, action))| action.tried)
-                .collect::<Vec<bool>>(),
-        )
-        .bind(outcomes.iter().map(|(ord, _)| *ord).collect::<Vec<i64>>())
-        .bind(outcomes.iter().map(|(_, outcome)| outcome.index).collect::<Vec<i32>>())
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.state.map(ActionState::as_str))
-                .collect::<Vec<Option<&str>>>(),
-        )
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.message_id.as_deref())
-                .collect::<Vec<Option<&str>>>(),
-        )
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.code)
-                .collect::<Vec<Option<i64>>>(),
-        )
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.refused)
-                .collect::<Vec<bool>>(),
-        )
-        .bind(outcomes.iter().map(|(_, outcome)| outcome.tries).collect::<Vec<i32>>())
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.uuid)
-                .collect::<Vec<Option<&str>>>(),
-        )
-        .bind(
-            outcomes
-                .iter()
-                .map(|(_, outcome)| outcome.sender)
-                .collect::<Vec<Option<&str>>>(),
-        )
+        .bind(all(wave, |patch| patch.name.0.as_ref()))
+        .bind(all(wave, |patch| patch.name.1.as_ref()))
+        .bind(all(wave, |patch| patch.fence))
+        .bind(all(wave, |patch| patch.from_received))
+        .bind(all(wave, |patch| patch.from_planned))
+        .bind(some(wave, |patch| patch.starts.then_some(true)))
+        .bind(some(wave, |patch| patch.target.map(State::as_str)))
+        .bind(some(wave, |patch| patch.plan))
+        .bind(some(wave, |patch| patch.attempt))
+        .bind(some(wave, |patch| patch.due_ms))
+        .bind(some(wave, |patch| patch.hold))
+        .bind(some(wave, |patch| patch.class))
+        .bind(some(wave, |patch| patch.code))
+        .bind(some(wave, |patch| patch.error.as_deref()))
+        .bind(all(&planned, |(ord, _)| *ord))
+        .bind(all(&planned, |(_, (index, _))| {
+            i32::try_from(*index).unwrap_or(i32::MAX)
+        }))
+        .bind(all(&planned, |(_, (_, action))| action.kind))
+        .bind(all(&planned, |(_, (_, action))| clean(&action.target)))
+        .bind(all(&planned, |(_, (_, action))| action.uuid.as_str()))
+        .bind(all(&planned, |(_, (_, action))| action.tried))
+        .bind(all(&outcomes, |(ord, _)| *ord))
+        .bind(all(&outcomes, |(_, outcome)| outcome.index))
+        .bind(some(&outcomes, |(_, outcome)| outcome.state.map(ActionState::as_str)))
+        .bind(some(&outcomes, |(_, outcome)| outcome.message_id.as_deref()))
+        .bind(some(&outcomes, |(_, outcome)| outcome.code))
+        .bind(all(&outcomes, |(_, outcome)| outcome.refused))
+        .bind(all(&outcomes, |(_, outcome)| outcome.tries))
+        .bind(some(&outcomes, |(_, outcome)| outcome.uuid))
+        .bind(some(&outcomes, |(_, outcome)| outcome.sender))
         .fetch_all(connection)
         .await?;
     let place = |ord: i64| {
@@ -142,6 +81,18 @@ async fn apply_wave(connection: &mut PgConnection, wave: &[Patch<'_>]) -> Result
             .map(|patch| patch.place)
     };
     Ok(ords.into_iter().filter_map(place).collect())
+}
+
+/// A column.
+fn all<'r, R, T>(rows: &'r [R], read: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(read).collect()
+}
+
+/// A column that most waves leave empty: `unnest` fills a short one up with NULL, so then it need not be sent.
+fn some<'r, R, T>(rows: &'r [R], read: impl Fn(&'r R) -> Option<T>) -> Vec<Option<T>> {
+    let last = rows.iter().rposition(|row| read(row).is_some());
+    let filled = last.map_or(0, |last| last + 1);
+    rows.iter().take(filled).map(read).collect()
 }
 
 /// The parts of every change, each with the ordinal (from 1) of its change.
