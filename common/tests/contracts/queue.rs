@@ -50,6 +50,7 @@ promises!(
     depth_counts_what_is_ready,
     a_closed_queue_refuses_everything,
     a_prefetch_of_one_moves_on,
+    a_consume_that_was_given_up_leaves_nobody_behind,
 );
 
 async fn every_field_of_an_event_arrives_unchanged(world: World) {
@@ -403,6 +404,19 @@ async fn a_prefetch_of_one_moves_on(world: World) {
         assert_eq!(key_of(&delivery), number);
         delivery.receipt.ack();
     }
+}
+
+/// Given up at every moment of its course: by a timeout, or because the bot was taken away. A consumer that the broker attached
+/// all the same would be the active one, and what it is handed would wait for as long as the connection lives.
+async fn a_consume_that_was_given_up_leaves_nobody_behind(world: World) {
+    let queue = world.open().await;
+    publish_all(&queue, "bot1", 0..1).await;
+    for number in 0..100 {
+        let patience = Duration::from_micros(200 * number);
+        timeout(patience, queue.consume(Source::Bot(bot("bot1")), 4)).await.ok();
+    }
+    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 4).await.unwrap();
+    assert_eq!(key_of(&next(&mut deliveries).await), 0);
 }
 
 /// Nothing comes, for a moment.

@@ -10,6 +10,7 @@ use futures_util::{StreamExt, TryFutureExt};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -103,30 +104,11 @@ impl Consumers {
         prefetch: u16,
     ) -> Result<(Channel, Consumer), QueueError> {
         let queue = queue_of(source);
-        let attaching = async {
-            let channel = session.channel().await?;
-            // Not from memory: the queue may have been deleted, which is how the last consumer ended.
-            topology::declare_shared(&channel).await?;
-            if let Source::Bot(bot) = source {
-                topology::declare_bot(&channel, bot).await?;
-            }
-            // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
-            let limiting = channel.basic_qos(prefetch, BasicQosOptions::default());
-            within(CALL_TIMEOUT, "setting the prefetch", limiting).await?;
-            let options = BasicConsumeOptions::default();
-            let consuming = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
-            let consuming = consuming.inspect_err(|error| {
-                if topology::is_fatal(error) && self.suspects.add(&queue) {
-                    tracing::warn!(
-                        queue,
-                        "the broker ends the connection of whoever consumes: has the queue no leader?"
-                    );
-                }
-            });
-            let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
-            Ok((channel, consumer))
+        let attempt = Attempt {
+            channel: Some(session.channel().await?),
+            tasks: self.tasks.clone(),
         };
-        match timeout(CALL_TIMEOUT, attaching).await {
+        match timeout(CALL_TIMEOUT, self.consume_on(attempt, source, &queue, prefetch)).await {
             Ok(attached) => attached,
             Err(_) => {
                 // What hangs keeps its channel.
@@ -136,6 +118,37 @@ impl Consumers {
                 )))
             }
         }
+    }
+
+    async fn consume_on(
+        &self,
+        mut attempt: Attempt,
+        source: &Source,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<(Channel, Consumer), QueueError> {
+        let gone = || QueueError(format!("consuming `{queue}`: its channel is gone"));
+        let channel = attempt.channel.as_ref().ok_or_else(gone)?;
+        // Not from memory: the queue may have been deleted, which is how the last consumer ended.
+        topology::declare_shared(channel).await?;
+        if let Source::Bot(bot) = source {
+            topology::declare_bot(channel, bot).await?;
+        }
+        // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
+        let limiting = channel.basic_qos(prefetch, BasicQosOptions::default());
+        within(CALL_TIMEOUT, "setting the prefetch", limiting).await?;
+        let options = BasicConsumeOptions::default();
+        let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        let consuming = consuming.inspect_err(|error| {
+            if topology::is_fatal(error) && self.suspects.add(queue) {
+                tracing::warn!(
+                    queue,
+                    "the broker ends the connection of whoever consumes: has the queue no leader?"
+                );
+            }
+        });
+        let consumer = within(CALL_TIMEOUT, "consuming", consuming).await?;
+        Ok((attempt.channel.take().ok_or_else(gone)?, consumer))
     }
 
     fn serve(&self, source: Source, prefetch: u16, channel: Channel, consumer: Consumer) -> Deliveries {
@@ -186,6 +199,31 @@ impl Consumers {
             Err(_) => Err(QueueError(format!(
                 "looking at `{queue}`: the broker answers too slowly"
             ))),
+        }
+    }
+}
+
+/// A channel on which a consumer may have been begun. Given up, by a timeout or because the bot was taken away meanwhile, it
+/// is closed: the broker would still attach the consumer, lapin would keep it for nobody, and what is delivered to it would
+/// wait until the connection ends.
+struct Attempt {
+    channel: Option<Channel>,
+    tasks: TaskTracker,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Outside of a runtime the connection is gone as well.
+        if let (Some(channel), Ok(runtime)) = (self.channel.take(), Handle::try_current()) {
+            let closing = async move {
+                // Answered when the broker is through with what was begun; ends with the connection at the latest.
+                if channel.status().connected()
+                    && let Err(error) = channel.close(200, "given up".into()).await
+                {
+                    tracing::debug!(%error, "closing a channel that was given up");
+                }
+            };
+            self.tasks.spawn_on(closing, &runtime);
         }
     }
 }
