@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 /// Most rows of one transaction: above it, latency grows and throughput does not (`feasibility.md` 4d).
 const MAX_BATCH: usize = 500;
-/// Transactions on their way at once: while the disk is waited for, the database works on the next.
+/// Transactions on their way at once: while the disk is waited for, the database works on the next. Their order
+/// does not matter: an event's next change is submitted after the answer to its last, and of two owners' the fence picks one.
 const TOGETHER: usize = 2;
 /// Only a batch that large begins while another is on its way: small ones had better grow.
 const LARGE: usize = 64;

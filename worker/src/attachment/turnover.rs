@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// How long endings are counted before they are judged.
-pub(super) const WINDOW: Duration = Duration::from_secs(1);
+const WINDOW: Duration = Duration::from_secs(1);
 /// Memory that is renewed within this is brisk. What the broker hands out is four seconds of the bot's quota, so a bot that
 /// uses its quota is, unless its quota is so small that the least prefetch is many seconds of it.
 const BRISK: Duration = Duration::from_secs(5);
