@@ -2,7 +2,7 @@
 //
 // TARGET  ingest's address
 // BOTS    path of a JSON file: [{ "bot", "app_id", "encrypt_key", "verification_token" }, …]
-// RATE    events a second; k6 itself needs a whole core at about 4000
+// RATE    events a second; k6 itself needs half a core for 1000
 // SECONDS how long
 // SIM     address of `openclaw sim`, when that plays Feishu: it is told of every message, so that it can be replied to
 // RESULT  file for the figures; they are printed in any case
@@ -106,11 +106,9 @@ function keyOf(bot) {
   return keys[bot.bot];
 }
 
-// All text here is ASCII, so a character is a byte.
+// By way of Base64, which k6 does natively: a loop over the characters took half of the script's time.
 function bytesOf(text) {
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
+  return encoding.b64decode(encoding.b64encode(text));
 }
 
 async function encrypted(bot, event) {
