@@ -1,5 +1,6 @@
 //! The request's body, bounded in size and time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,7 +8,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 
-use crate::overload::Permit;
+use crate::overload::{Overload, Permit};
 use crate::reply::{Code, Refusal};
 
 /// For the whole body (`reliability.md` D8): a third of Feishu's 3 s.
@@ -15,13 +16,13 @@ const READ: Duration = Duration::from_secs(1);
 /// What is read and thrown away behind the limit, so that a client that is still sending sees the answer and not a reset.
 const DISCARD: usize = 1024 * 1024;
 
-/// The body as it came over the wire, at most `limit` bytes.
+/// The body as it came over the wire, at most `limit` bytes, and the right to handle it: only now is there anything to do.
 pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Body,
     limit: usize,
-    permit: &mut Permit,
-) -> Result<Bytes, Refusal> {
+    overload: &Arc<Overload>,
+) -> Result<(Bytes, Permit), Refusal> {
     // No decompression, so no decompression bombs.
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -36,11 +37,14 @@ pub(crate) async fn read(
         if announced(headers).is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
-        let whole = collect(&mut body, limit, permit).await;
+        let mut permit = overload.permit();
+        let whole = collect(&mut body, limit, &mut permit).await;
         if matches!(&whole, Err(refusal) if refusal.code == Code::TooLarge) {
             discard(&mut body).await;
         }
-        whole
+        let whole = whole?;
+        permit.enter()?;
+        Ok((whole, permit))
     };
     tokio::time::timeout(READ, reading)
         .await

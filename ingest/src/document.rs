@@ -10,6 +10,18 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+/// Why a body cannot be read, without a word of it: it is a stranger's, it may be long, and logs keep no bodies.
+pub(crate) fn complaint(error: &serde_json::Error) -> String {
+    let complaint = error.to_string();
+    // These quote what they found.
+    if error.is_data() && complaint.starts_with("invalid ") {
+        let (line, column) = (error.line(), error.column());
+        format!("a value of another type was expected at line {line} column {column}")
+    } else {
+        complaint
+    }
+}
+
 /// `{"encrypt": "…"}`
 #[derive(Deserialize)]
 pub(crate) struct Wrapper<'json> {

@@ -7,7 +7,7 @@ use openclaw_common::crypto::same_secret;
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::time::now_ms;
 
-use crate::document::{Document, Text};
+use crate::document::{Document, Text, complaint};
 use crate::reply::{Code, Refusal};
 use crate::verify::{Opened, Proof, unsigned};
 
@@ -45,7 +45,7 @@ struct Parts<'json> {
 pub(crate) fn identify(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
     let document: Document<'_> = serde_json::from_slice(&opened.body).map_err(|error| match opened.proof {
         Proof::Unsigned if bot.credentials.encrypt_key.is_some() => unsigned(),
-        _ => Refusal::malformed(format!("the body is not a push: {error}")),
+        _ => Refusal::malformed(format!("the body is not a push: {}", complaint(&error))),
     })?;
     let has_schema = !document.schema.as_str().is_empty();
     let has_uuid = !document.uuid.as_str().is_empty();

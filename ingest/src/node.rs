@@ -151,8 +151,7 @@ async fn push(
             return Err(Refusal::new(Code::Method, "events are pushed with POST"));
         }
         let bot = bot.ok_or_else(route::no_such_bot)?;
-        let permit = node.overload.enter()?;
-        node.take(bot, &head.headers, body, begun, permit).await
+        node.take(bot, &head.headers, body, begun).await
     };
     let outcome = tokio::time::timeout(ANSWER, outcome)
         .await
@@ -162,15 +161,8 @@ async fn push(
 }
 
 impl Node {
-    async fn take(
-        &self,
-        bot: &Bot,
-        headers: &HeaderMap,
-        body: Body,
-        begun: Instant,
-        mut permit: Permit,
-    ) -> Result<Reply, Refusal> {
-        let raw = body::read(headers, body, bot.security.max_body, &mut permit).await?;
+    async fn take(&self, bot: &Bot, headers: &HeaderMap, body: Body, begun: Instant) -> Result<Reply, Refusal> {
+        let (raw, permit) = body::read(headers, body, bot.security.max_body, &self.overload).await?;
         let opened = verify::open(bot, headers, raw)?;
         let (mut envelope, card) = match identify(bot, &opened)? {
             Push::Challenge(challenge) => return Ok(Reply::Challenge(challenge)),

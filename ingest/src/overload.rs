@@ -11,6 +11,7 @@ use crate::reply::Refusal;
 /// What one node holds at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Capacity {
+    /// Whose bodies have arrived. Those that still come are bounded by the connections, so that slow ones keep nobody out.
     pub(crate) requests: usize,
     /// Of bodies being read or stored.
     pub(crate) bytes: usize,
@@ -43,31 +44,38 @@ impl Overload {
         })
     }
 
-    /// Takes one request on.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Permit, Refusal> {
-        // Counted first and given back by the permit, also when there was no room.
-        let before = self.requests.fetch_add(1, Ordering::Relaxed);
-        telemetry::REQUESTS_IN_FLIGHT.add(1.0);
-        let permit = Permit {
+    /// For one request, of which nothing has been taken on yet.
+    pub(crate) fn permit(self: &Arc<Self>) -> Permit {
+        Permit {
             overload: self.clone(),
+            entered: false,
             bytes: 0,
-        };
-        if before < self.capacity.requests {
-            Ok(permit)
-        } else {
-            Err(Refusal::unavailable())
         }
     }
 }
 
-/// The right to handle one request; held until its event is stored and marked, gone or not.
+/// The right to handle one request; held until its event is stored or refused, client or no client.
 #[derive(Debug)]
 pub(crate) struct Permit {
     overload: Arc<Overload>,
+    entered: bool,
     bytes: usize,
 }
 
 impl Permit {
+    /// Takes the request on.
+    pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
+        // Counted first and given back by the permit, also when there was no room.
+        self.entered = true;
+        let before = self.overload.requests.fetch_add(1, Ordering::Relaxed);
+        telemetry::REQUESTS_IN_FLIGHT.add(1.0);
+        if before < self.overload.capacity.requests {
+            Ok(())
+        } else {
+            Err(Refusal::unavailable())
+        }
+    }
+
     /// Takes `bytes` more of this request's body on.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.bytes += bytes;
@@ -83,8 +91,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.overload.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.overload.requests.fetch_sub(1, Ordering::Relaxed);
-        telemetry::REQUESTS_IN_FLIGHT.add(-1.0);
+        if self.entered {
+            self.overload.requests.fetch_sub(1, Ordering::Relaxed);
+            telemetry::REQUESTS_IN_FLIGHT.add(-1.0);
+        }
     }
 }
 
@@ -101,9 +111,10 @@ mod tests {
             bytes: 100,
         });
         for _ in 0..3 {
-            let mut first = overload.enter().unwrap();
-            let mut second = overload.enter().unwrap();
-            assert!(overload.enter().is_err());
+            let (mut first, mut second) = (overload.permit(), overload.permit());
+            first.enter().unwrap();
+            second.enter().unwrap();
+            assert!(overload.permit().enter().is_err());
             first.grow(60).unwrap();
             assert!(second.grow(60).is_err());
             drop(second);

@@ -20,7 +20,6 @@ use openclaw_common::time::now_ms;
 use crate::accept::Stored;
 use crate::node::{ANSWER, Node, traceparent};
 use crate::order::{self, Through};
-use crate::overload::Permit;
 use crate::reply::{Code, Refusal, Reply, respond};
 use crate::{address, body};
 
@@ -40,14 +39,25 @@ pub(crate) async fn send(
         if head.method != Method::POST {
             return Err(Refusal::new(Code::Method, "messages are sent with POST"));
         }
-        let permit = node.overload.enter()?;
-        node.order(&head.headers, body, begun, permit).await
+        node.order(&head.headers, body, begun).await
     };
     let outcome = tokio::time::timeout(ANSWER, outcome)
         .await
-        .unwrap_or_else(|_| Err(Refusal::unavailable()));
+        .unwrap_or_else(|_| Err(Refusal::unavailable()))
+        .map_err(uncertain);
     node.finish(&head, None, client, begun, &outcome);
     respond(&outcome)
+}
+
+/// Feishu pushes an event under the same id again; a program that sends anew without a key would send twice.
+fn uncertain(refusal: Refusal) -> Refusal {
+    match refusal.code {
+        Code::Unavailable => Refusal::new(
+            Code::Unavailable,
+            "it is not certain whether the message was stored: with an `Idempotency-Key` it is safe to send it again",
+        ),
+        _ => refusal,
+    }
 }
 
 impl Node {
@@ -68,15 +78,9 @@ impl Node {
         }
     }
 
-    async fn order(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        begun: Instant,
-        mut permit: Permit,
-    ) -> Result<Reply, Refusal> {
+    async fn order(&self, headers: &HeaderMap, body: Body, begun: Instant) -> Result<Reply, Refusal> {
         let idempotency_key = idempotency_key(headers)?;
-        let raw = body::read(headers, body, self.config.security.max_body, &mut permit).await?;
+        let (raw, permit) = body::read(headers, body, self.config.security.max_body, &self.overload).await?;
         let now = now_ms();
         let (through, order) = order::parse(&raw, now)?;
         drop(raw);

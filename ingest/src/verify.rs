@@ -5,7 +5,7 @@ use bytes::Bytes;
 use openclaw_common::bot::Bot;
 use openclaw_common::crypto;
 
-use crate::document::Wrapper;
+use crate::document::{Wrapper, complaint};
 use crate::reply::{Code, Refusal};
 
 /// What the signature headers proved.
@@ -32,8 +32,8 @@ pub(crate) fn open(bot: &Bot, headers: &HeaderMap, raw: Bytes) -> Result<Opened,
     let Some(key) = &bot.credentials.encrypt_key else {
         return Ok(Opened { body: raw, proof });
     };
-    let wrapper: Wrapper<'_> =
-        serde_json::from_slice(&raw).map_err(|error| Refusal::malformed(format!("the body is not JSON: {error}")))?;
+    let wrapper: Wrapper<'_> = serde_json::from_slice(&raw)
+        .map_err(|error| Refusal::malformed(format!("the body is not JSON: {}", complaint(&error))))?;
     let ciphertext = wrapper.encrypt.as_str();
     if ciphertext.is_empty() {
         return Ok(Opened { body: raw, proof });

@@ -99,6 +99,34 @@ async fn two_thousand_idle_and_slow_sockets_keep_no_event_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_slow_bodies_than_requests_are_taken_on_keep_no_event_out() {
+    let backends = Embedded::open().await;
+    let bot = bot("bot1");
+    let node = backends.start(std::slice::from_ref(&bot)).await;
+    let head = Push::plain("/webhook/bot1", "").head();
+    let begun = format!("{head}Content-Length: 100\r\n\r\n{{");
+    let mut sockets = Vec::new();
+    for _ in 0..2100 {
+        let mut socket = TcpStream::connect(node.address).await.unwrap();
+        socket.write_all(begun.as_bytes()).await.unwrap();
+        sockets.push(socket);
+    }
+    let push = Push::event(&bot, &message(&bot, "om_1"));
+    assert_eq!(push.send(node.address).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_that_is_no_push_is_not_answered_with_itself() {
+    let backends = Embedded::open().await;
+    let bot = bot("bot1");
+    let node = backends.start(std::slice::from_ref(&bot)).await;
+    let text = format!("\"{}\"", "\u{7f}".repeat(900_000));
+    let refused = Push::plain("/webhook/bot1", text).send(node.address).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.len() < 300, "{} bytes", refused.body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bot_s_rate_limit_is_exact_and_its_own() {
     let backends = Embedded::open().await;
     let mut limited = bot("bot1");
