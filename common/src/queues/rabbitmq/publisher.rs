@@ -4,16 +4,18 @@
 //! `mandatory`: the alternate exchange makes unroutable impossible. Every [`lapin::PublisherConfirm`] is awaited by
 //! itself and must be an Ack: `wait_for_confirms` hides nacks (`reliability.md` §0.2).
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -28,17 +30,58 @@ use crate::queue::{PublishError, QueueError};
 /// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`feasibility.md` §4a).
 const CHANNELS: usize = 4;
 
-/// Unconfirmed publishes a channel. More buys latency only (`feasibility.md` §4a).
-const WINDOW: usize = 128;
+/// Unconfirmed publishes a bot. A queue without a leader confirms nothing and refuses nothing, and when 32 wait for it
+/// RabbitMQ reads no more from the connection (`quorum_commands_soft_limit`). For a single bot 16 give 45 % of what 128
+/// give, for 20 bots the machine is the limit (`feasibility.md` §4a).
+const WINDOW: usize = 24;
 
-/// Publishes that may wait for a channel's window. What comes on top is refused at once: it would time out anyway.
+/// Publishes that may wait for a channel. What comes on top is refused at once: it would time out anyway.
 const WAITING: usize = 1024;
+
+/// Publishes written at once, at most.
+const BURST: usize = 128;
 
 type Answer = oneshot::Sender<Result<(), PublishError>>;
 
 struct Job {
     envelope: Arc<Envelope>,
     answer: Answer,
+    line: Arc<Line>,
+    /// Kept until the confirm, whether or not anybody still waits for it.
+    place: OwnedSemaphorePermit,
+}
+
+/// One bot's share of its channel.
+#[derive(Debug)]
+struct Line {
+    places: Arc<Semaphore>,
+    /// A confirm did not come in time, and none has come since.
+    stuck: AtomicBool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(WINDOW)),
+            stuck: AtomicBool::new(false),
+        }
+    }
+
+    /// A place among the bot's unconfirmed publishes.
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PublishError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events.
+        if !self.stuck.load(Ordering::Relaxed)
+            && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await
+        {
+            return Ok(place);
+        }
+        Err(PublishError::Refused(format!(
+            "{WINDOW} earlier events of the bot are not confirmed: has its queue no leader?"
+        )))
+    }
 }
 
 /// One epoch of the publishing connection.
@@ -46,6 +89,7 @@ struct Job {
 pub(super) struct Publisher {
     session: Arc<Session>,
     lanes: Vec<mpsc::Sender<Job>>,
+    lines: RwLock<HashMap<BotId, Arc<Line>>>,
     declared: Arc<Declared>,
     declarer: Declarer,
     tasks: TaskTracker,
@@ -70,6 +114,7 @@ impl Role for Publisher {
         Ok(Self {
             session,
             lanes,
+            lines: RwLock::default(),
             declared: Arc::clone(declared),
             declarer: Declarer::default(),
             tasks,
@@ -101,9 +146,17 @@ impl Publisher {
                 ));
             }
         }
+        let line = self.line(&envelope.bot);
+        let place = line.place(deadline).await?;
         let lane = &self.lanes[lane_of(&envelope.bot, self.lanes.len())];
         let (answer, answered) = oneshot::channel();
-        lane.try_send(Job { envelope, answer }).map_err(|error| {
+        let job = Job {
+            envelope,
+            answer,
+            line: Arc::clone(&line),
+            place,
+        };
+        lane.try_send(job).map_err(|error| {
             PublishError::Refused(match error {
                 mpsc::error::TrySendError::Full(_) => format!("{WAITING} publishes are waiting already"),
                 mpsc::error::TrySendError::Closed(_) => "the connection just ended".to_owned(),
@@ -114,10 +167,22 @@ impl Publisher {
             Ok(Err(_)) => Err(PublishError::Unknown(
                 "the connection ended before the confirm".to_owned(),
             )),
-            Err(_) => Err(PublishError::Unknown(
-                "the broker's confirm did not come in time".to_owned(),
-            )),
+            Err(_) => {
+                line.stuck.store(true, Ordering::Relaxed);
+                Err(PublishError::Unknown(
+                    "the broker's confirm did not come in time".to_owned(),
+                ))
+            }
         }
+    }
+
+    fn line(&self, bot: &BotId) -> Arc<Line> {
+        if let Some(line) = self.lines.read().unwrap_or_else(PoisonError::into_inner).get(bot) {
+            return Arc::clone(line);
+        }
+        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
+        let line = lines.entry(bot.clone()).or_insert_with(|| Arc::new(Line::new()));
+        Arc::clone(line)
     }
 }
 
@@ -130,16 +195,15 @@ fn lane_of(bot: &BotId, lanes: usize) -> usize {
 /// Writes what waits, awaits what is written, until the session ends.
 async fn run_lane(channel: Channel, mut jobs: mpsc::Receiver<Job>, session: Arc<Session>) {
     let mut unconfirmed = FuturesUnordered::new();
-    let mut burst = Vec::with_capacity(WINDOW);
+    let mut burst = Vec::with_capacity(BURST);
     let mut ended = std::pin::pin!(session.ended.cancelled());
     loop {
-        let room = WINDOW - unconfirmed.len();
         tokio::select! {
             biased;
             () = &mut ended => break,
             // Confirms first: they come in groups, and so does what their callers publish next.
             Some(()) = unconfirmed.next(), if !unconfirmed.is_empty() => {}
-            taken = jobs.recv_many(&mut burst, room), if room > 0 => {
+            taken = jobs.recv_many(&mut burst, BURST) => {
                 if taken == 0 {
                     break;
                 }
@@ -172,7 +236,13 @@ async fn run_lane(channel: Channel, mut jobs: mpsc::Receiver<Job>, session: Arc<
 }
 
 /// Writes one publish, awaits its confirm and answers the caller.
-async fn publish(channel: &Channel, Job { envelope, answer: to }: Job) {
+async fn publish(channel: &Channel, job: Job) {
+    let Job {
+        envelope,
+        answer: to,
+        line,
+        place,
+    } = job;
     let result = async {
         let sent = channel
             .basic_publish(
@@ -186,10 +256,16 @@ async fn publish(channel: &Channel, Job { envelope, answer: to }: Job) {
         fail_point("I2", &envelope.key.key);
         sent?.await
     };
+    let result = result.await;
+    // The next one's turn, before this one's caller goes on.
+    drop(place);
     answer(
         to,
-        match result.await {
-            Ok(Confirmation::Ack(None)) => Ok(()),
+        match result {
+            Ok(Confirmation::Ack(None)) => {
+                line.stuck.store(false, Ordering::Relaxed);
+                Ok(())
+            }
             Ok(Confirmation::Ack(Some(_))) => Err(PublishError::Refused("the broker returned it".to_owned())),
             Ok(Confirmation::Nack(_)) => Err(PublishError::Refused("the broker rejected it (nack)".to_owned())),
             // Confirm mode was asked for when the channel was opened: this would be our bug, and no copy is proven.

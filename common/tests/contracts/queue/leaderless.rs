@@ -44,6 +44,35 @@ async fn attached(queue: &RabbitMq, to: &str) -> Deliveries {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publishing_to_a_queue_without_a_leader_keeps_no_other_bot_s_events_out() {
+    let broker = Leaderless::new().await;
+    let queue = Arc::new(connect(broker.vhost.amqp_url()).await);
+    let others: Vec<String> = (0..16).map(|number| format!("fine{number}")).collect();
+    for bot in others.iter().map(String::as_str).chain(["stuck"]) {
+        queue.publish(Arc::new(event(bot, 0))).await.unwrap();
+    }
+    broker.leader_of("stuck", "stop_server").await;
+    // More than any window holds, and more than RabbitMQ takes for one queue before it stops reading.
+    let refused = futures_util::future::join_all((1..=600).map(|number| {
+        let queue = Arc::clone(&queue);
+        async move { queue.publish(Arc::new(event("stuck", number))).await }
+    }));
+    assert!(refused.await.iter().all(Result::is_err), "nobody can confirm them");
+    // Also while there are more of them.
+    let more = queue.publish(Arc::new(event("stuck", 700)));
+    let fine = futures_util::future::join_all(others.iter().map(|bot| queue.publish(Arc::new(event(bot, 1)))));
+    let (more, fine) = tokio::join!(more, fine);
+    more.unwrap_err();
+    assert!(fine.iter().all(Result::is_ok), "{fine:?}");
+
+    broker.leader_of("stuck", "restart_server").await;
+    eventually("the bot's events are taken again", SOON, async || {
+        queue.publish(Arc::new(event("stuck", 701))).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consuming_from_a_queue_without_a_leader_cuts_the_others_off_once_at_most() {
     let broker = Leaderless::new().await;
     let queue = connect(broker.vhost.amqp_url()).await;
