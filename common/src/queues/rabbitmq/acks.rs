@@ -31,6 +31,11 @@ impl Ledger {
         }
     }
 
+    /// How many deliveries the worker is not done with.
+    pub(super) fn out(&self) -> usize {
+        self.out.len()
+    }
+
     /// How many acknowledgements wait to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.settled.len()

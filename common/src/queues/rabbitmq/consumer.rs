@@ -11,7 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,10 +29,15 @@ const ACK_LINGER: Duration = Duration::from_millis(25);
 /// How long one waits for those before it, so that all go as one: lanes end nearly in the order of their deliveries.
 const GAP_LINGER: Duration = Duration::from_millis(500);
 
+/// Queues this process declares at a time. A worker that declared its 2,000 new bots' queues all at once found the broker
+/// at it for longer than [`CALL_TIMEOUT`]; tried again, a queue that is not yet up ends the connection of its consumer.
+const DECLARING: usize = 32;
+
 /// One epoch of the consuming connection.
 #[derive(Debug)]
 pub(super) struct Consumers {
     session: Arc<Session>,
+    declaring: Semaphore,
     /// For passive declares alone: a missing queue closes the channel.
     looking: Mutex<Option<Channel>>,
     declared: Arc<Declared>,
@@ -51,6 +56,7 @@ impl Role for Consumers {
         topology::declare_shared(&session.channel().await?).await?;
         Ok(Self {
             session,
+            declaring: Semaphore::new(DECLARING),
             looking: Mutex::default(),
             declared: Arc::clone(declared),
             suspects: Arc::clone(suspects),
@@ -104,14 +110,16 @@ impl Consumers {
         prefetch: u16,
     ) -> Result<(Channel, Consumer), QueueError> {
         let queue = queue_of(source);
+        // Never closed. The time limit begins behind it.
+        let place = self.declaring.acquire().await.ok();
         let attempt = Attempt {
             channel: Some(session.channel().await?),
             tasks: self.tasks.clone(),
         };
-        match timeout(CALL_TIMEOUT, self.consume_on(attempt, source, &queue, prefetch)).await {
+        match timeout(CALL_TIMEOUT, self.consume_on(attempt, place, source, &queue, prefetch)).await {
             Ok(attached) => attached,
             Err(_) => {
-                // What hangs keeps its channel.
+                // It may end a connection, or only hang: at the next try it harms nobody else.
                 self.suspects.add(&queue);
                 Err(QueueError(format!(
                     "consuming `{queue}`: the broker answers too slowly"
@@ -123,6 +131,7 @@ impl Consumers {
     async fn consume_on(
         &self,
         mut attempt: Attempt,
+        place: Option<SemaphorePermit<'_>>,
         source: &Source,
         queue: &str,
         prefetch: u16,
@@ -134,6 +143,8 @@ impl Consumers {
         if let Source::Bot(bot) = source {
             topology::declare_bot(channel, bot).await?;
         }
+        // Consuming may hang, if the queue has no leader: the others shall not wait for it.
+        drop(place);
         // A limit for each consumer: quorum queues answer a limit for the whole channel by closing the connection.
         let limiting = channel.basic_qos(prefetch, BasicQosOptions::default());
         within(CALL_TIMEOUT, "setting the prefetch", limiting).await?;
@@ -298,8 +309,9 @@ impl Attached {
                 () = self.detached.cancelled() => break false,
                 () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
                     self.collect();
-                    // Half the prefetch: the broker refills while the worker has the other half.
-                    let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.waiting() * 2 >= self.prefetch;
+                    // Half of the places that move: the broker refills them while the worker has the other half.
+                    let moving = self.prefetch.saturating_sub(self.ledger.out());
+                    let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.waiting() * 2 >= moving;
                     let acks = if all { self.ledger.flush() } else { self.ledger.flush_prefix().into_iter().collect() };
                     self.send(acks).await;
                     prefix_at = None;
