@@ -1,4 +1,4 @@
-//! Seam 3: the cache. Anything in it may be lost, and nothing in it is ever believed in the direction of "done".
+//! Seam 3: the cache. Anything in it may be lost; what says "done" in it was written after the broker's confirm.
 //!
 //! Two backends, one conformance suite (`tests/contracts/cache.rs`): Redis ([`crate::caches::redis`]) and memory
 //! ([`crate::caches::memory`]).

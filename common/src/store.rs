@@ -527,6 +527,8 @@ pub struct Behind {
     pub rows: u64,
     /// The most urgent one's priority.
     pub priority: Priority,
+    /// The first one's position. Replays do not count: they have lost their place, and nothing waits for it.
+    pub first: Option<i64>,
 }
 
 /// What a worker finds when it begins to serve a bot.

@@ -90,6 +90,8 @@ pub(crate) struct Attachment {
     evicting: HashMap<Arc<str>, usize>,
     prefetch: usize,
     turnover: Turnover,
+    /// What moved fast has come to a halt, and chats still hold more than slow ones may.
+    crammed: bool,
     /// The waiting room may hold more of what no person waits for than memory had room for: new ones go behind it.
     crowded: bool,
 }
@@ -143,6 +145,7 @@ impl Attachment {
             evicting: HashMap::new(),
             prefetch: usize::from(prefetch),
             turnover: Turnover::new(prefetch, Instant::now()),
+            crammed: false,
             crowded: false,
             unsure: false,
             looked: Instant::now(),
@@ -205,10 +208,12 @@ impl Attachment {
                 () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
                 () = tokio::time::sleep_until(self.turnover.due().into()), if self.is_short() => {}
             }
-            if self.turnover.has_slowed(Instant::now(), self.is_short()) {
+            self.crammed |= self.turnover.has_slowed(Instant::now(), self.is_short());
+            if self.crammed {
                 self.make_room();
             }
-            if self.unsure && self.serving {
+            // What is on its way into the waiting room is not counted there yet: its ending wakes this loop.
+            if self.unsure && self.serving && self.evicting.is_empty() {
                 let found = self.look_for_unfinished().await;
                 telemetry::SWEPT.add(found.unwrap_or(0));
             }
@@ -250,11 +255,12 @@ impl Attachment {
     /// this is what it left; in mid-course, what a lost answer of the database left nobody sure about.
     async fn look_for_unfinished(&mut self) -> Option<u64> {
         let mut found = 0;
-        loop {
+        let behind = loop {
             let held: Vec<EventKey> = self.held.keys().cloned().collect();
             match self.engine.store.unfinished(&self.bot, &held).await {
                 Ok(unfinished) => {
-                    self.lanes.recount(&unfinished.held);
+                    let evicting = &self.evicting;
+                    self.lanes.recount(&unfinished.held, |chat| evicting.contains_key(chat));
                     let rows = unfinished.rows.len();
                     found += rows as u64;
                     for row in unfinished.rows {
@@ -266,7 +272,7 @@ impl Attachment {
                     }
                     // A full page: there may be more, and nothing may start before all are in their lanes.
                     if rows < UNFINISHED_PAGE {
-                        break;
+                        break unfinished.held;
                     }
                 }
                 Err(error) => {
@@ -276,6 +282,12 @@ impl Attachment {
                         () = self.stop.cancelled() => return None,
                     }
                 }
+            }
+        };
+        // A retry that waits, and later events that were in memory when the last owner went: they go behind it again.
+        for (chat, behind) in &behind {
+            if behind.first.is_some_and(|first| self.lanes.has_after(chat, first)) {
+                self.evict(chat);
             }
         }
         self.unsure = false;
@@ -309,14 +321,19 @@ impl Attachment {
         self.held.len() * 2 > self.prefetch
     }
 
-    /// What moved fast has come to a halt: chats that hold more than slow ones may wait in the Store for the rest of it.
+    /// Chats that hold more than slow ones may keep only what runs; the rest waits in the Store. Once, for what comes later
+    /// is counted on arrival.
     fn make_room(&mut self) {
-        // Without the database nothing ends, and nothing could go there.
-        if self.engine.commits.is_reachable() {
+        if !self.turnover.is_brisk() {
+            // Without the database nothing ends, and nothing could go there.
+            if !self.engine.commits.is_reachable() {
+                return;
+            }
             for chat in self.lanes.longer_than(TIGHT_CAP) {
                 self.evict(&chat);
             }
         }
+        self.crammed = false;
     }
 
     fn wants_refill(&self, chat: &str) -> bool {

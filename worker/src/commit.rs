@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Most rows of one transaction: above it, latency grows and throughput does not (`feasibility.md` 4d).
+/// Rows with which a transaction is full: above it, latency grows and throughput does not (`feasibility.md` 4d).
 const MAX_BATCH: usize = 500;
 /// Transactions on their way at once: while the disk is waited for, the database works on the next. Their order
 /// does not matter: an event's next change is submitted after the answer to its last, and of two owners' the fence picks one.
+/// Rows get their positions when they are begun, and a bot has one such batch on its way at a time.
 const TOGETHER: usize = 2;
 /// Only a batch that large begins while another is on its way: small ones had better grow.
 const LARGE: usize = 64;

@@ -224,16 +224,26 @@ impl<T> Lanes<T> {
         self.lanes.entry(chat.clone()).or_default().add_behind(rows, priority);
     }
 
-    /// Sets what waits behind each chat's lane; nothing behind the others.
-    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, Behind>) {
-        for lane in self.lanes.values_mut() {
-            (lane.behind, lane.behind_priority) = (0, LEAST);
+    /// Sets what waits behind each chat's lane; nothing behind the others. `moving`: chats with events on their way there,
+    /// which were counted when they left and are not in the Store's count yet.
+    pub(crate) fn recount(&mut self, behind: &HashMap<Arc<str>, Behind>, moving: impl Fn(&str) -> bool) {
+        for (chat, lane) in &mut self.lanes {
+            if !moving(chat) {
+                (lane.behind, lane.behind_priority) = (0, LEAST);
+            }
         }
         for (chat, behind) in behind {
             let lane = self.lanes.entry(chat.clone()).or_default();
-            lane.add_behind(behind.rows, behind.priority);
+            let more = behind.rows.saturating_sub(lane.behind);
+            lane.add_behind(more, behind.priority);
         }
         self.lanes.retain(|_, lane| lane.len() > 0 || lane.behind > 0);
+    }
+
+    /// Whether any of the chat's events that have not started stands after `position`.
+    pub(crate) fn has_after(&self, chat: &str, position: i64) -> bool {
+        let lane = self.lanes.get(chat);
+        lane.is_some_and(|lane| lane.queue.keys().any(|seat| !seat.replayed && seat.position > position))
     }
 
     /// Whether a lane is empty although rows are behind it: they are not due, or the count is wrong.
@@ -371,6 +381,44 @@ mod tests {
         lanes.enter(&a, 1, ANSWER, ());
         assert!(!lanes.wants_refill(&a, true));
         assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Hold);
+    }
+
+    #[test]
+    fn a_recount_forgets_nothing_that_is_on_its_way_behind() {
+        let (mut lanes, a, b) = (Lanes::default(), chat("a"), chat("b"));
+        for chat in [&a, &b] {
+            for position in 1..=3 {
+                lanes.enter(chat, position, ANSWER, ());
+            }
+            assert!(lanes.next(chat).is_some());
+        }
+        assert_eq!(lanes.evict(&a).len(), 2);
+        lanes.behind(&b, 5, ANSWER);
+        // The Store knows of the first of them, and of nothing of the other chat.
+        let first = Behind {
+            rows: 1,
+            priority: ANSWER,
+            first: Some(2),
+        };
+        lanes.recount(&HashMap::from([(a.clone(), first)]), |chat| chat == "a");
+        lanes.came_back(&a);
+        assert_eq!(
+            lanes.reserve(&a, ANSWER, false, true),
+            Intent::Park,
+            "one is still behind"
+        );
+        assert_eq!(lanes.reserve(&b, ANSWER, false, true), Intent::Hold, "nothing was");
+    }
+
+    #[test]
+    fn what_stands_after_a_position_is_found() {
+        let (mut lanes, a) = (Lanes::default(), chat("a"));
+        lanes.enter(&a, 1, REPLAY, ());
+        lanes.enter(&a, 5, ANSWER, ());
+        assert!(lanes.has_after(&a, 4));
+        assert!(!lanes.has_after(&a, 5), "not the event itself");
+        assert!(!lanes.has_after(&a, 6));
+        assert!(!lanes.has_after(&chat("b"), 0));
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Quota {
     }
 
     /// Waits until one message may be sent that counts against all `levels`, the widest first, the narrowest (a chat) last.
-    /// Whoever is more urgent goes first, then who came first. The caller sends at once.
+    /// Whoever is more urgent goes first, then who came first; only who missed a slot asks at once for the next. The caller
+    /// sends at once.
     ///
     /// # Errors
     /// [`Refused`]: cancelled, or a wait of minutes. An unreachable cache is no error, only slower.

@@ -273,12 +273,17 @@ fn action_state(name: &str) -> Result<ActionState, StoreError> {
     ActionState::parse(name).ok_or_else(|| StoreError::Internal(format!("`{name}` is no action state")))
 }
 
-/// What waits behind each chat: chat, rows, the most urgent one's priority.
-pub(super) fn behind(rows: impl Iterator<Item = (String, i64, i64)>) -> HashMap<Arc<str>, Behind> {
-    rows.map(|(chat, rows, priority)| {
+/// A chat, its holding rows, their most urgent priority, the position of the first that is no replay, and whether all are
+/// covered.
+pub(super) type HeldRecord = (String, i64, i64, Option<i64>, bool);
+
+/// What waits behind each chat.
+pub(super) fn behind(rows: impl Iterator<Item = HeldRecord>) -> HashMap<Arc<str>, Behind> {
+    rows.map(|(chat, rows, priority, first, _)| {
         let behind = Behind {
             rows: rows.unsigned_abs(),
             priority: Priority::from_number(priority),
+            first,
         };
         (Arc::from(chat), behind)
     })

@@ -6,7 +6,7 @@ use openclaw_sim::check::Expectations;
 use openclaw_sim::event::{self, Event};
 use openclaw_sim::faults::{Fault, Scope};
 use openclaw_sim::push::PushOptions;
-
+use testkit::eventually;
 use world::{Kind, World};
 
 macro_rules! on_both_backends {
@@ -108,6 +108,35 @@ async fn a_long_backlog_of_one_chat_keeps_its_order(kind: Kind) {
     };
     world.judge(&pusher, &quotas);
     world.finished(120).await;
+}
+
+/// Its first try is refused while its worker stops already: it waits, and the others of its chat are found unfinished. On one
+/// backend, because it takes long: a wait of up to 10 s would be spent in the lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_keeps_its_place_when_its_worker_stops() {
+    let strict = "message: { order: strict, retry_policy: { backoff: 12s, max_backoff: 12s, multiplier: 1 } }\n";
+    let world = World::new(Kind::Embedded, 1, strict).await;
+    let mut processes = world.start(1).await;
+    let once = Scope {
+        times: Some(1),
+        ..Scope::default()
+    };
+    let late = Fault {
+        late: Duration::from_secs(1),
+        ..Fault::server_error(503)
+    };
+    world.sim.fault(once, late).unwrap();
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    pusher.open_loop(200.0, world.workload(1).take(4)).await;
+    eventually("the first is on the wire", Duration::from_secs(5), async || {
+        world.sim.faults()[0].fired == 1
+    })
+    .await;
+    assert!(processes.pop().unwrap().stop().await.success());
+    let _again = world::Process::start("run", world.path()).await;
+    world.answered(&pusher).await;
+    world.judge(&pusher, &Expectations::default());
+    world.finished(4).await;
 }
 
 async fn stopping_and_starting_again_loses_nothing(kind: Kind) {

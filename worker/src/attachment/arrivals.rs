@@ -120,8 +120,9 @@ impl Attachment {
     /// Somebody else has raised the fence. With a delivery in hand: if they have finished, it can go; if not, the newest owner
     /// goes on. Without one the row is looked for among the unfinished.
     pub(super) async fn look_again(&mut self, work: Work) {
-        let copy = self.held.get_mut(&work.row.envelope.key).and_then(Vec::pop);
-        let Some(receipt) = work.receipt.or(copy) else {
+        let copies = &mut self.held;
+        let copy = || copies.get_mut(&work.row.envelope.key).and_then(Vec::pop);
+        let Some(receipt) = work.receipt.or_else(copy) else {
             self.held.remove(&work.row.envelope.key);
             self.unsure = true;
             return;

@@ -34,7 +34,7 @@ impl Turnover {
         }
     }
 
-    /// An event has left memory.
+    /// An event has had its turn.
     pub(super) fn ended(&mut self) {
         self.ended = self.ended.saturating_add(1);
     }

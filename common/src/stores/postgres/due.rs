@@ -11,7 +11,7 @@ use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::store::{Room, Row, StoreError, UNFINISHED_PAGE, Unfinished, WAITING_COUNTED};
 use crate::stores::batch::{clean, millis};
-use crate::stores::records::{ActionRecord, EventRecord, behind, bot, rows};
+use crate::stores::records::{ActionRecord, EventRecord, HeldRecord, behind, bot, rows};
 
 const TAKE_UNFINISHED: &str = concat!(
     "WITH first AS MATERIALIZED (
@@ -138,8 +138,9 @@ const TAKE_DUE: &str = concat!(
     event_columns!()
 );
 
-/// What waits behind each chat, and chats all of whose rows are covered.
-const HELD: &str = "SELECT chat, count(*), min(priority)::bigint, bool_and(covered)
+/// What waits behind each chat, and chats all of whose rows are covered. 2 is a replay.
+const HELD: &str = "SELECT chat, count(*), min(priority)::bigint, min(position) FILTER (WHERE priority <> 2),
+    bool_and(covered)
     FROM events WHERE bot = $1 AND state = 'waiting' AND hold GROUP BY chat";
 
 /// Brings one row of each chat forward.
@@ -153,8 +154,6 @@ const UNCOVER: &str = "UPDATE events e SET covered = false
     WHERE e.app_id = next.app_id AND e.key = next.key";
 
 type Taken = (Vec<EventRecord>, Vec<ActionRecord>);
-/// A chat, its holding rows, their most urgent priority, and whether all are covered.
-type Held = (String, i64, i64, bool);
 
 /// [`crate::store::Store::unfinished`]
 pub(super) async fn unfinished(link: &Link, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
@@ -171,14 +170,14 @@ pub(super) async fn unfinished(link: &Link, bot: &BotId, held: &[EventKey]) -> R
     }
     Ok(Unfinished {
         rows: rows(events, actions)?,
-        held: behind(held.into_iter().map(|(chat, rows, priority, _)| (chat, rows, priority))),
+        held: behind(held.into_iter()),
     })
 }
 
 fn take_unfinished<'c>(
     connection: &'c mut PgConnection,
     (bot, held): &'c (&BotId, &[EventKey]),
-) -> Work<'c, (Taken, Vec<Held>)> {
+) -> Work<'c, (Taken, Vec<HeldRecord>)> {
     Box::pin(async move {
         let (apps, keys): (Vec<&str>, Vec<&str>) = held.iter().map(|held| (&*held.app_id, &*held.key)).unzip();
         let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_UNFINISHED)

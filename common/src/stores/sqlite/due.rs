@@ -11,7 +11,7 @@ use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{Room, Row, StoreError, UNFINISHED_PAGE, Unfinished, WAITING_COUNTED};
 use crate::stores::batch::{clean, millis};
-use crate::stores::records::{ActionRecord, EventRecord, behind, bot, rows};
+use crate::stores::records::{ActionRecord, EventRecord, HeldRecord, behind, bot, rows};
 use crate::time::now_ms;
 
 const TAKE_UNFINISHED: &str = concat!(
@@ -132,11 +132,11 @@ pub(super) async fn unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]
     }
     Ok(Unfinished {
         rows: rows(events, actions)?,
-        held: behind(held.into_iter().map(|(chat, rows, priority, _)| (chat, rows, priority))),
+        held: behind(held.into_iter()),
     })
 }
 
-type TakenAndHeld = (Vec<EventRecord>, Vec<ActionRecord>, Vec<(String, i64, i64, bool)>);
+type TakenAndHeld = (Vec<EventRecord>, Vec<ActionRecord>, Vec<HeldRecord>);
 
 async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> Result<TakenAndHeld, sqlx::Error> {
     let held: Vec<(&str, &str)> = held.iter().map(|held| (&*held.app_id, &*held.key)).collect();
@@ -154,8 +154,8 @@ async fn take_unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]) -> R
     transaction.commit().await?;
     // Beside the writer, who has better things to do: this reads every row that waits.
     let held = sqlx::query_as(
-        "SELECT chat, count(*), min(priority), min(covered) FROM events INDEXED BY events_holding
-         WHERE bot = ?1 AND state = 'waiting' AND hold GROUP BY chat",
+        "SELECT chat, count(*), min(priority), min(position) FILTER (WHERE priority <> 2), min(covered)
+         FROM events INDEXED BY events_holding WHERE bot = ?1 AND state = 'waiting' AND hold GROUP BY chat",
     )
     .bind(bot.as_str())
     .fetch_all(&database.reader)

@@ -242,6 +242,7 @@ pub(super) async fn unfinished_rows_come_in_order_with_raised_fences(world: Worl
         .map(|(chat, count)| (chat.to_string(), count.rows))
         .collect();
     assert_eq!(held, HashSet::from([("oc_1".to_owned(), 1), ("oc_2".to_owned(), 1)]));
+    assert_eq!(unfinished.held["oc_1"].first, Some(rows[3].position));
     assert!(!world.step(&rows[0], Step::Start).await, "the former owner has lost it");
     assert!(world.step(&unfinished.rows[0], Step::Start).await);
     let nobody = world.store.unfinished(&BotId::new("bot2").unwrap(), &[]).await.unwrap();
