@@ -100,7 +100,8 @@ impl Gate {
     }
 
     /// Room for one more event in the bot's queue below `limit`, if there is any. The depth is measured at most once a
-    /// second, and every ten seconds while little comes, in the background; sooner, and waited for, only when this node's own events may have filled the queue since.
+    /// second, and every ten seconds while little comes, in the background; sooner, and waited for, only when this node's own
+    /// events may have filled the queue since.
     pub(crate) async fn room(
         self: &Arc<Self>,
         bot: &BotId,
