@@ -194,6 +194,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// What a gate says of `limit` when `admitted` events have come since an empty queue was found two seconds ago.
+    fn verdict(limit: u64, admitted: u64) -> Verdict {
+        let gate = Gate::default();
+        let measured = Instant::now().checked_sub(2 * FRESH).map(|at| (at, 0));
+        *lock(&gate.depth) = Depth {
+            measured,
+            admitted,
+            ..Depth::default()
+        };
+        gate.verdict(limit)
+    }
+
+    #[test]
+    fn a_queue_with_much_room_is_measured_each_second_only_while_much_comes() {
+        assert!(matches!(verdict(1000, 9), Verdict::Yes));
+        assert!(matches!(verdict(1000, 10), Verdict::Likely));
+        assert!(matches!(verdict(1000, 1000), Verdict::Doubtful));
+    }
+
     #[test]
     fn never_more_than_the_rate_in_any_window() {
         let gate = Gate::default();
