@@ -1,0 +1,287 @@
+//! One bot's share of its channel: who may wait, and which of its events go out as one message.
+//!
+//! An event that comes alone goes at once. What comes while it is unconfirmed gathers and goes together, and after a message
+//! of several there is a pace, in which the next ones gather too: the busier a bot, the fewer messages an event costs, and
+//! messages are what the broker's work depends on. Whoever waits for one confirm after the other never meets the pace.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::codec;
+use crate::envelope::Envelope;
+use crate::queue::PublishError;
+
+/// Unconfirmed messages of a bot. A queue without a leader confirms nothing and refuses nothing, and when 32 wait for it
+/// RabbitMQ reads no more from the connection (`quorum_commands_soft_limit`).
+const WINDOW: usize = 24;
+
+/// Events of a message, at most. A worker holds a prefetch of messages, and their last one must be done with long before the
+/// broker's patience ends (30 min): 65 messages of 8 events take a bot with 5/s less than two minutes.
+const MESSAGE_EVENTS: usize = 8;
+
+/// What they weigh together, at most: a worker with 200 bots has at most 200 MiB of messages that it cannot take up yet.
+const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// How long events gather after a message of several. An accepted event costs RabbitMQ 50 µs without it, 49 with 5 ms, 41
+/// with 8 and 39 with 12; nobody who waits for an answer within three seconds notices.
+const PACE: Duration = Duration::from_millis(8);
+
+/// Events of a bot that wait for their message or its confirm, at most.
+const PLACES: usize = 256;
+
+/// Where the result of a publish goes.
+pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
+
+/// One event to publish.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) envelope: Arc<Envelope>,
+    pub(super) answer: Answer,
+    pub(super) line: Arc<Line>,
+    /// Kept until the confirm, whether or not anybody still waits for it.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// Who may wait.
+#[derive(Debug)]
+pub(super) struct Line {
+    places: Arc<Semaphore>,
+    /// A confirm did not come in time, and none has come since.
+    stuck: AtomicBool,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(PLACES)),
+            stuck: AtomicBool::new(false),
+        }
+    }
+
+    /// A place among the bot's events that are not confirmed yet.
+    pub(super) async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PublishError> {
+        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events. With
+        // nothing on its way no confirm could tell that it is well again.
+        let hopeless = self.stuck.load(Ordering::Relaxed) && self.places.available_permits() < PLACES;
+        if !hopeless && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await {
+            return Ok(place);
+        }
+        Err(PublishError::Refused(
+            "earlier events of the bot are not confirmed: has its queue no leader?".to_owned(),
+        ))
+    }
+
+    /// A confirm did not come in time.
+    pub(super) fn missed(&self) {
+        self.stuck.store(true, Ordering::Relaxed);
+    }
+
+    /// The broker answered.
+    pub(super) fn heard(&self) {
+        self.stuck.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What of one bot waits for its turn.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    jobs: VecDeque<Job>,
+    unconfirmed: usize,
+    /// When the pace of the last message is over, if it has one.
+    paced: Option<Instant>,
+}
+
+impl Backlog {
+    pub(super) fn push(&mut self, job: Job) {
+        self.jobs.push_back(job);
+    }
+
+    /// The events of the next message, if one may go out: a full one, or one that neither a confirm nor its pace holds back.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Vec<Job>> {
+        // A caller that gave up before its turn has nothing to lose: not writing is certainly no copy.
+        self.jobs.retain(|job| !job.answer.is_closed());
+        let mut weight = 0;
+        let fitting = self.jobs.iter().take(MESSAGE_EVENTS).take_while(|job| {
+            weight += codec::weight(&job.envelope);
+            weight <= MESSAGE_BYTES
+        });
+        // One that is too heavy for company goes alone.
+        let count = fitting.count().max(1).min(self.jobs.len());
+        let full = count == MESSAGE_EVENTS || count < self.jobs.len();
+        let calm = self.unconfirmed == 0 && self.is_in_pace(now);
+        if count == 0 || self.unconfirmed >= WINDOW || !(calm || full) {
+            return None;
+        }
+        self.unconfirmed += 1;
+        self.paced = (count > 1).then(|| now + PACE);
+        Some(self.jobs.drain(..count).collect())
+    }
+
+    /// A message was confirmed, or will never be.
+    pub(super) fn ended(&mut self) {
+        self.unconfirmed = self.unconfirmed.saturating_sub(1);
+    }
+
+    /// When to look again, even if nothing comes and nothing is confirmed.
+    pub(super) fn paced(&self) -> Option<Instant> {
+        self.paced
+    }
+
+    /// What was never written.
+    pub(super) fn into_jobs(self) -> impl Iterator<Item = Job> {
+        self.jobs.into_iter()
+    }
+
+    /// Whether nothing would be lost with it.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.unconfirmed == 0 && self.jobs.is_empty() && self.is_in_pace(now)
+    }
+
+    fn is_in_pace(&self, now: Instant) -> bool {
+        self.paced.is_none_or(|at| now >= at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::bot::BotId;
+    use crate::envelope::EventKey;
+
+    /// A bot's events, how many of them a message takes, and who still waits.
+    struct Bot {
+        line: Arc<Line>,
+        backlog: Backlog,
+        now: Instant,
+        callers: Vec<oneshot::Receiver<Result<(), PublishError>>>,
+    }
+
+    impl Bot {
+        fn new() -> Self {
+            Self {
+                line: Arc::new(Line::new()),
+                backlog: Backlog::default(),
+                now: Instant::now(),
+                callers: Vec::new(),
+            }
+        }
+
+        fn comes(&mut self, events: usize, bytes: usize) {
+            for number in 0..events {
+                let (answer, caller) = oneshot::channel();
+                self.callers.push(caller);
+                self.backlog.push(Job {
+                    envelope: Arc::new(Envelope {
+                        key: EventKey::new("cli_1", number.to_string()),
+                        bot: BotId::new("bot1").unwrap(),
+                        event_type: "".into(),
+                        chat: "".into(),
+                        tenant: "".into(),
+                        created_ms: 0,
+                        received_ms: 0,
+                        traceparent: None,
+                        body: vec![0; bytes].into(),
+                    }),
+                    answer,
+                    line: Arc::clone(&self.line),
+                    place: Arc::clone(&self.line.places).try_acquire_owned().unwrap(),
+                });
+            }
+        }
+
+        /// The sizes of the messages that go out.
+        fn go(&mut self) -> Vec<usize> {
+            let messages = std::iter::from_fn(|| self.backlog.next(self.now));
+            messages.map(|events| events.len()).collect()
+        }
+    }
+
+    #[test]
+    fn events_that_come_one_after_the_other_go_at_once() {
+        let mut bot = Bot::new();
+        for _ in 0..3 {
+            bot.comes(1, 100);
+            assert_eq!(bot.go(), [1]);
+            bot.backlog.ended();
+            assert!(bot.backlog.is_idle(bot.now));
+        }
+    }
+
+    #[test]
+    fn what_comes_gathers_until_the_confirm_and_after_several_for_the_pace() {
+        let mut bot = Bot::new();
+        bot.comes(1, 100);
+        assert_eq!(bot.go(), [1]);
+        bot.comes(2, 100);
+        assert!(bot.go().is_empty(), "nothing is confirmed");
+        bot.backlog.ended();
+        assert_eq!(bot.go(), [2]);
+        bot.comes(1, 100);
+        bot.backlog.ended();
+        assert!(bot.go().is_empty(), "the pace is not over");
+        bot.now += PACE;
+        assert_eq!(bot.go(), [1]);
+        bot.backlog.ended();
+        bot.comes(1, 100);
+        assert_eq!(bot.go(), [1], "a pace after a single one");
+    }
+
+    #[test]
+    fn a_full_message_waits_for_nothing_but_the_window() {
+        let mut bot = Bot::new();
+        bot.comes(3 * MESSAGE_EVENTS + 1, 100);
+        assert_eq!(bot.go(), [MESSAGE_EVENTS; 3]);
+        bot.now += PACE;
+        assert!(bot.go().is_empty());
+        bot.comes(MESSAGE_EVENTS * (PLACES / MESSAGE_EVENTS - 4), 100);
+        assert_eq!(bot.go(), [MESSAGE_EVENTS; WINDOW - 3]);
+        bot.backlog.ended();
+        assert_eq!(bot.go(), [MESSAGE_EVENTS]);
+    }
+
+    #[test]
+    fn heavy_events_go_with_as_few_others_as_fit() {
+        let mut bot = Bot::new();
+        bot.comes(1, 10 * MESSAGE_BYTES);
+        bot.comes(2, MESSAGE_BYTES / 2 - 1000);
+        bot.comes(2, MESSAGE_BYTES);
+        assert_eq!(bot.go(), [1, 2, 1]);
+        bot.now += PACE;
+        (0..3).for_each(|_| bot.backlog.ended());
+        assert_eq!(bot.go(), [1]);
+    }
+
+    #[test]
+    fn whoever_gave_up_before_its_turn_is_not_written_and_leaves_its_place() {
+        let mut bot = Bot::new();
+        bot.comes(1, 100);
+        assert_eq!(bot.go(), [1]);
+        bot.comes(3, 100);
+        bot.callers.remove(2);
+        bot.backlog.ended();
+        bot.now += PACE;
+        assert_eq!(bot.go(), [2]);
+        assert_eq!(bot.line.places.available_permits(), PLACES);
+    }
+
+    #[tokio::test]
+    async fn a_missed_confirm_keeps_others_out_until_the_broker_answers_or_nothing_is_on_its_way() {
+        let line = Line::new();
+        let soon = Instant::now() + PACE;
+        let place = line.place(soon).await.unwrap();
+        line.missed();
+        assert!(line.place(soon).await.is_err());
+        line.heard();
+        drop(line.place(soon).await.unwrap());
+        line.missed();
+        drop(place);
+        assert!(line.place(soon).await.is_ok());
+    }
+}
