@@ -315,7 +315,9 @@ impl Attached {
                 () = self.leaving.cancelled() => break true,
                 () = self.detached.cancelled() => break false,
                 () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
-                    self.collect();
+                    if !self.collect() {
+                        break false;
+                    }
                     let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.is_short(self.prefetch);
                     let acks = if all { self.ledger.flush() } else { self.ledger.flush_prefix().into_iter().collect() };
                     self.send(acks).await;
@@ -324,8 +326,7 @@ impl Attached {
                 }
                 Some(tag) = self.acks.recv() => {
                     self.settle(tag);
-                    self.collect();
-                    if !self.hand_out() {
+                    if !self.collect() {
                         break false;
                     }
                     if self.ledger.waiting() > 0 {
@@ -351,7 +352,9 @@ impl Attached {
         };
         // From here on receipts do nothing; what was acknowledged before is still sent.
         self.acks.close();
-        self.collect();
+        while let Ok(tag) = self.acks.try_recv() {
+            self.settle(tag);
+        }
         let acks = self.ledger.flush();
         self.send(acks).await;
         self.ended.cancel();
@@ -415,10 +418,13 @@ impl Attached {
         self.ledger.settle(tag);
     }
 
-    fn collect(&mut self) {
+    /// Takes every acknowledgement that is here and hands out what that makes room for; false when there is no worker any
+    /// more. Nothing else may take one: with nothing more to acknowledge, what is held back would wait for ever.
+    fn collect(&mut self) -> bool {
         while let Ok(tag) = self.acks.try_recv() {
             self.settle(tag);
         }
+        self.hand_out()
     }
 
     async fn send(&self, acks: Vec<Ack>) {

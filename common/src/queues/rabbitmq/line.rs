@@ -2,11 +2,10 @@
 //!
 //! An event that comes alone goes at once. What comes while it is unconfirmed gathers and goes together, and after a message
 //! of several there is a pace, in which the next ones gather too: the busier a bot, the fewer messages an event costs, and
-//! messages are what the broker's work depends on. Whoever waits for one confirm after the other never meets the pace.
+//! messages are what the broker's work depends on.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -20,16 +19,21 @@ use crate::queue::PublishError;
 /// RabbitMQ reads no more from the connection (`quorum_commands_soft_limit`).
 const WINDOW: usize = 24;
 
-/// Events of a message, at most. A worker holds a prefetch of messages, and their last one must be done with long before the
-/// broker's patience ends (30 min): 65 messages of 8 events take a bot with 5/s less than two minutes.
-const MESSAGE_EVENTS: usize = 8;
+/// Events of a message, at most. More would make it cheaper still, but a worker holds a prefetch of messages, and their last
+/// one must be done with before the broker's patience ends (30 min): with 65 messages of 4 events a bot of 9/m is.
+const MESSAGE_EVENTS: usize = 4;
 
-/// What they weigh together, at most: a worker with 200 bots has at most 200 MiB of messages that it cannot take up yet.
+/// What they weigh together, at most: it bounds what a worker holds of messages that it cannot take up yet.
 const MESSAGE_BYTES: usize = 16 * 1024;
 
-/// How long events gather after a message of several. An accepted event costs RabbitMQ 50 µs without it, 49 with 5 ms, 41
-/// with 8 and 39 with 12; nobody who waits for an answer within three seconds notices.
+/// How long events gather after a message of several. Nobody who waits for an answer within three seconds notices.
 const PACE: Duration = Duration::from_millis(8);
+
+/// How long they gather for a confirm. A slow one must not use up the time of those behind it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often one event is tried while a confirm is missing.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Events of a bot that wait for their message or its confirm, at most.
 const PLACES: usize = 256;
@@ -51,24 +55,24 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Line {
     places: Arc<Semaphore>,
-    /// A confirm did not come in time, and none has come since.
-    stuck: AtomicBool,
+    /// When a confirm did not come in time, or what was tried since. No message was confirmed or refused after that.
+    missed: Mutex<Option<Instant>>,
 }
 
 impl Line {
     pub(super) fn new() -> Self {
         Self {
             places: Arc::new(Semaphore::new(PLACES)),
-            stuck: AtomicBool::new(false),
+            missed: Mutex::default(),
         }
     }
 
     /// A place among the bot's events that are not confirmed yet.
     pub(super) async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PublishError> {
-        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events. With
-        // nothing on its way no confirm could tell that it is well again.
-        let hopeless = self.stuck.load(Ordering::Relaxed) && self.places.available_permits() < PLACES;
-        if !hopeless && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await {
+        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events.
+        if !self.is_hopeless(Instant::now())
+            && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await
+        {
             return Ok(place);
         }
         Err(PublishError::Refused(
@@ -76,14 +80,30 @@ impl Line {
         ))
     }
 
+    fn is_hopeless(&self, now: Instant) -> bool {
+        let mut missed = self.missed();
+        match *missed {
+            Some(at) if now < at + PROBE => true,
+            Some(_) => {
+                *missed = Some(now);
+                false
+            }
+            None => false,
+        }
+    }
+
     /// A confirm did not come in time.
-    pub(super) fn missed(&self) {
-        self.stuck.store(true, Ordering::Relaxed);
+    pub(super) fn miss(&self) {
+        *self.missed() = Some(Instant::now());
     }
 
     /// The broker answered.
     pub(super) fn heard(&self) {
-        self.stuck.store(false, Ordering::Relaxed);
+        *self.missed() = None;
+    }
+
+    fn missed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,8 +112,15 @@ impl Line {
 pub(super) struct Backlog {
     jobs: VecDeque<Job>,
     unconfirmed: usize,
-    /// When the pace of the last message is over, if it has one.
-    paced: Option<Instant>,
+    last: Option<Last>,
+}
+
+/// The last message that went out.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    written: Instant,
+    /// Whether it was one of several events.
+    several: bool,
 }
 
 impl Backlog {
@@ -101,7 +128,7 @@ impl Backlog {
         self.jobs.push_back(job);
     }
 
-    /// The events of the next message, if one may go out: a full one, or one that neither a confirm nor its pace holds back.
+    /// The events of the next message, if one may go out: a full one, or one for which its turn has come.
     pub(super) fn next(&mut self, now: Instant) -> Option<Vec<Job>> {
         // A caller that gave up before its turn has nothing to lose: not writing is certainly no copy.
         self.jobs.retain(|job| !job.answer.is_closed());
@@ -113,23 +140,37 @@ impl Backlog {
         // One that is too heavy for company goes alone.
         let count = fitting.count().max(1).min(self.jobs.len());
         let full = count == MESSAGE_EVENTS || count < self.jobs.len();
-        let calm = self.unconfirmed == 0 && self.is_in_pace(now);
-        if count == 0 || self.unconfirmed >= WINDOW || !(calm || full) {
+        if count == 0 || self.unconfirmed >= WINDOW || !(full || self.has_turn(now)) {
             return None;
         }
         self.unconfirmed += 1;
-        self.paced = (count > 1).then(|| now + PACE);
+        self.last = Some(Last {
+            written: now,
+            several: count > 1,
+        });
         Some(self.jobs.drain(..count).collect())
+    }
+
+    /// Whether a message that is not full may go out.
+    fn has_turn(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| match self.unconfirmed {
+            0 => !last.several || now >= last.written + PACE,
+            _ => now >= last.written + PATIENCE,
+        })
+    }
+
+    /// When to look again after what has just gone out, even if nothing comes and nothing is confirmed.
+    pub(super) fn looks(&self) -> impl Iterator<Item = Instant> + use<> {
+        let last = self.last;
+        last.into_iter().flat_map(|last| {
+            let pace = last.several.then(|| last.written + PACE);
+            pace.into_iter().chain([last.written + PATIENCE])
+        })
     }
 
     /// A message was confirmed, or will never be.
     pub(super) fn ended(&mut self) {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
-    }
-
-    /// When to look again, even if nothing comes and nothing is confirmed.
-    pub(super) fn paced(&self) -> Option<Instant> {
-        self.paced
     }
 
     /// What was never written.
@@ -139,11 +180,7 @@ impl Backlog {
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.unconfirmed == 0 && self.jobs.is_empty() && self.is_in_pace(now)
-    }
-
-    fn is_in_pace(&self, now: Instant) -> bool {
-        self.paced.is_none_or(|at| now >= at)
+        self.unconfirmed == 0 && self.jobs.is_empty() && self.has_turn(now)
     }
 }
 
@@ -234,14 +271,28 @@ mod tests {
     }
 
     #[test]
+    fn a_confirm_that_does_not_come_holds_up_a_message_for_a_moment_only() {
+        let mut bot = Bot::new();
+        for _ in 0..WINDOW {
+            bot.comes(1, 100);
+            assert_eq!(bot.go(), [1]);
+            bot.now += PATIENCE;
+        }
+        bot.comes(1, 100);
+        assert!(bot.go().is_empty(), "more than the window is unconfirmed");
+    }
+
+    #[test]
     fn a_full_message_waits_for_nothing_but_the_window() {
         let mut bot = Bot::new();
         bot.comes(3 * MESSAGE_EVENTS + 1, 100);
         assert_eq!(bot.go(), [MESSAGE_EVENTS; 3]);
         bot.now += PACE;
         assert!(bot.go().is_empty());
-        bot.comes(MESSAGE_EVENTS * (PLACES / MESSAGE_EVENTS - 4), 100);
+        bot.comes((WINDOW - 3) * MESSAGE_EVENTS, 100);
         assert_eq!(bot.go(), [MESSAGE_EVENTS; WINDOW - 3]);
+        bot.comes(MESSAGE_EVENTS, 100);
+        assert!(bot.go().is_empty());
         bot.backlog.ended();
         assert_eq!(bot.go(), [MESSAGE_EVENTS]);
     }
@@ -250,7 +301,7 @@ mod tests {
     fn heavy_events_go_with_as_few_others_as_fit() {
         let mut bot = Bot::new();
         bot.comes(1, 10 * MESSAGE_BYTES);
-        bot.comes(2, MESSAGE_BYTES / 2 - 1000);
+        bot.comes(2, MESSAGE_BYTES / 2 - 500);
         bot.comes(2, MESSAGE_BYTES);
         assert_eq!(bot.go(), [1, 2, 1]);
         bot.now += PACE;
@@ -271,17 +322,18 @@ mod tests {
         assert_eq!(bot.line.places.available_permits(), PLACES);
     }
 
-    #[tokio::test]
-    async fn a_missed_confirm_keeps_others_out_until_the_broker_answers_or_nothing_is_on_its_way() {
+    #[test]
+    fn after_a_missed_confirm_one_event_a_second_is_tried_until_the_broker_answers() {
         let line = Line::new();
-        let soon = Instant::now() + PACE;
-        let place = line.place(soon).await.unwrap();
-        line.missed();
-        assert!(line.place(soon).await.is_err());
+        let now = Instant::now();
+        assert!(!line.is_hopeless(now));
+        line.miss();
+        assert!(line.is_hopeless(now));
+        let later = Instant::now() + PROBE;
+        assert!(!line.is_hopeless(later), "one");
+        assert!(line.is_hopeless(later), "and no other");
+        assert!(!line.is_hopeless(later + PROBE));
         line.heard();
-        drop(line.place(soon).await.unwrap());
-        line.missed();
-        drop(place);
-        assert!(line.place(soon).await.is_ok());
+        assert!(!line.is_hopeless(later + PROBE));
     }
 }

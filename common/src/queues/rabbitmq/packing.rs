@@ -1,50 +1,45 @@
-//! How many events a message of a bot carries, to tell events from the broker's count of messages.
+//! How many events a bot's messages carry, to tell them from the broker's count of messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use crate::bot::BotId;
 
-/// Messages after which older ones count half.
-const MEMORY: u64 = 4096;
+/// Messages of a bot that are remembered.
+const MEMORY: usize = 4096;
 
-/// What this process has written to each bot since its queue was last seen empty, across connections.
+/// What this process has written last to each bot, across connections.
 #[derive(Debug, Default)]
-pub(super) struct Packing(Mutex<HashMap<BotId, Written>>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Written {
-    messages: u64,
-    events: u64,
-}
+pub(super) struct Packing(Mutex<HashMap<BotId, VecDeque<u8>>>);
 
 impl Packing {
     /// One message of so many events went out.
     pub(super) fn wrote(&self, bot: &BotId, events: usize) {
         let mut by_bot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = match by_bot.get_mut(bot) {
-            Some(written) => written,
+        let sizes = match by_bot.get_mut(bot) {
+            Some(sizes) => sizes,
             None => by_bot.entry(bot.clone()).or_default(),
         };
-        if written.messages >= MEMORY {
-            written.messages /= 2;
-            written.events /= 2;
+        if sizes.len() == MEMORY {
+            sizes.pop_front();
         }
-        written.messages += 1;
-        written.events += events as u64;
+        sizes.push_back(u8::try_from(events).unwrap_or(u8::MAX));
     }
 
-    /// How many events `messages` of the bot's queue hold: exact while all of them are this process's, an estimate else.
+    /// How many events the `messages` of the bot's queue hold. They are the last ones written, as the queue gives out the
+    /// oldest first: exact while no other process writes to it. Those beyond the memory are taken to be like the rest.
     pub(super) fn events(&self, bot: &BotId, messages: u64) -> u64 {
         let mut by_bot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if messages == 0 {
             by_bot.remove(bot);
             return 0;
         }
-        match by_bot.get(bot) {
-            Some(written) => messages.saturating_mul(written.events) / written.messages.max(1),
-            None => messages,
-        }
+        let Some(sizes) = by_bot.get(bot) else {
+            return messages;
+        };
+        let last = sizes.iter().rev().take(usize::try_from(messages).unwrap_or(usize::MAX));
+        let (known, events) = last.fold((0, 0), |(known, events), size| (known + 1, events + u64::from(*size)));
+        messages * events / known
     }
 }
 
@@ -55,24 +50,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_process_wrote_is_counted_exactly_until_the_queue_is_empty() {
+    fn what_is_in_the_queue_is_what_was_written_last() {
         let (packing, bot) = (Packing::default(), BotId::new("bot1").unwrap());
         assert_eq!(packing.events(&bot, 7), 7, "nothing is known");
-        [1, 8, 3].into_iter().for_each(|events| packing.wrote(&bot, events));
-        assert_eq!(packing.events(&bot, 3), 12);
-        assert_eq!(packing.events(&bot, 1), 4, "an estimate");
+        [1, 4, 3].into_iter().for_each(|events| packing.wrote(&bot, events));
+        assert_eq!(packing.events(&bot, 3), 8);
+        assert_eq!(packing.events(&bot, 2), 7);
+        assert_eq!(packing.events(&bot, 1), 3);
+        assert_eq!(packing.events(&bot, 6), 16, "an estimate");
         assert_eq!(packing.events(&bot, 0), 0);
         packing.wrote(&bot, 2);
         assert_eq!(packing.events(&bot, 1), 2);
     }
 
     #[test]
-    fn a_burst_of_long_ago_counts_little() {
+    fn memory_is_bounded() {
         let (packing, bot) = (Packing::default(), BotId::new("bot1").unwrap());
-        for events in [8, 1] {
-            (0..5 * MEMORY).for_each(|_| packing.wrote(&bot, events));
-            let estimate = packing.events(&bot, 1000);
-            assert!(estimate.abs_diff(1000 * events as u64) < 200, "{estimate}");
-        }
+        (0..3 * MEMORY).for_each(|_| packing.wrote(&bot, 4));
+        assert_eq!(packing.0.lock().unwrap()[&bot].len(), MEMORY);
+        assert_eq!(packing.events(&bot, 100_000), 400_000);
     }
 }

@@ -4,7 +4,9 @@
 //! `mandatory`: the alternate exchange makes unroutable impossible. Every [`lapin::PublisherConfirm`] is awaited by
 //! itself and must be an Ack: `wait_for_confirms` hides nacks (`reliability.md` §0.2).
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
@@ -122,7 +124,7 @@ impl Publisher {
                 "the connection ended before the confirm".to_owned(),
             )),
             Err(_) => {
-                line.missed();
+                line.miss();
                 Err(PublishError::Unknown(
                     "the broker's confirm did not come in time".to_owned(),
                 ))
@@ -152,8 +154,8 @@ struct Lane {
     session: Arc<Session>,
     packing: Arc<Packing>,
     backlogs: HashMap<BotId, Backlog>,
-    /// When the pace of whoever has written is over, in that order.
-    paced: VecDeque<(Instant, BotId)>,
+    /// When to look at whose backlog, though nothing comes and nothing is confirmed.
+    looks: BinaryHeap<Reverse<(Instant, BotId)>>,
     unconfirmed: FuturesUnordered<Pin<Box<dyn Future<Output = BotId> + Send>>>,
 }
 
@@ -164,7 +166,7 @@ impl Lane {
             session,
             packing,
             backlogs: HashMap::new(),
-            paced: VecDeque::new(),
+            looks: BinaryHeap::new(),
             unconfirmed: FuturesUnordered::new(),
         }
     }
@@ -177,12 +179,12 @@ impl Lane {
         let session = Arc::clone(&self.session);
         let mut ended = std::pin::pin!(session.ended.cancelled());
         loop {
-            let pace_over = self.paced.front().map_or_else(Instant::now, |(at, _)| *at);
+            let look_at = self.looks.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
                 biased;
                 () = &mut ended => break,
                 Some(bot) = self.unconfirmed.next(), if !self.unconfirmed.is_empty() => self.confirmed(bot, &mut due),
-                () = sleep_until(pace_over), if !self.paced.is_empty() => {}
+                () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {}
                 taken = jobs.recv_many(&mut burst, BURST) => if taken == 0 { break },
             }
             let now = Instant::now();
@@ -190,8 +192,10 @@ impl Lane {
             while let Some(Some(bot)) = self.unconfirmed.next().now_or_never() {
                 self.confirmed(bot, &mut due);
             }
-            while let Some((_, bot)) = self.paced.pop_front_if(|(at, _)| *at <= now) {
-                due.push(bot);
+            while let Some(look) = self.looks.peek_mut()
+                && look.0.0 <= now
+            {
+                due.push(PeekMut::pop(look).0.1);
             }
             while burst.len() < BURST
                 && let Ok(job) = jobs.try_recv()
@@ -238,7 +242,7 @@ impl Lane {
         };
         while let Some(events) = backlog.next(now) {
             self.packing.wrote(bot, events.len());
-            self.paced.extend(backlog.paced().map(|at| (at, bot.clone())));
+            self.looks.extend(backlog.looks().map(|at| Reverse((at, bot.clone()))));
             let mut publishing = Box::pin(publish(Arc::clone(&self.channel), bot.clone(), events));
             // The first poll puts the frames into lapin's buffer: polling here, in turn, keeps the order and makes the
             // whole burst one write. `FuturesUnordered` polls again with a real waker.
@@ -288,6 +292,7 @@ async fn publish(channel: Arc<Channel>, bot: BotId, events: Vec<Job>) -> BotId {
         Ok(Confirmation::NotRequested) => Err(PublishError::Refused("the channel gives no confirms".to_owned())),
         Err(error) => Err(PublishError::Unknown(error.to_string())),
     };
+    let heard = !matches!(result, Err(PublishError::Unknown(_)));
     for Job {
         answer: to,
         line,
@@ -295,7 +300,9 @@ async fn publish(channel: Arc<Channel>, bot: BotId, events: Vec<Job>) -> BotId {
         ..
     } in events
     {
-        line.heard();
+        if heard {
+            line.heard();
+        }
         // The next one's turn, before this one's caller goes on.
         drop(place);
         answer(to, result.clone());
