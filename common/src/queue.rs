@@ -6,7 +6,7 @@
 //! * **Publish** answers `Ok` only when the message survives a crash of every process involved.
 //! * **Order**: what is published to a bot after another publish to it was answered is delivered after it.
 //! * **Delivery** is at least once: what is not acknowledged comes again, in its old place, after the consumer ends. So may up
-//!   to seven events around it that were acknowledged: RabbitMQ forgets a message only when all of its events are done with.
+//!   to three events around it that were acknowledged: RabbitMQ forgets a message only when all of its events are done with.
 //! * **One active consumer** a bot: a second one attached anywhere stands by and takes over when the first one's link goes.
 
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub trait Queue: Send + Sync + 'static {
     /// When the link is down or the broker refuses.
     async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError>;
 
-    /// Events of `bot` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known of
-    /// those that this process published, and estimated by them for the rest.
+    /// Events of `bot` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known
+    /// if this process published them, and estimated else.
     ///
     /// # Errors
     /// When the link is down. An unknown bot has depth 0.
