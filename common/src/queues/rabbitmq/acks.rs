@@ -31,9 +31,10 @@ impl Ledger {
         }
     }
 
-    /// How many deliveries the worker is not done with.
-    pub(super) fn out(&self) -> usize {
-        self.out.len()
+    /// Whether what waits to be sent is half of the places that move, of `prefetch`: the broker refills them while the worker
+    /// has the other half.
+    pub(super) fn is_short(&self, prefetch: usize) -> bool {
+        self.waiting() * 2 >= prefetch.saturating_sub(self.out.len())
     }
 
     /// How many acknowledgements wait to be sent.
@@ -102,6 +103,20 @@ mod tests {
         ledger.settle(2);
         assert_eq!(ledger.flush_prefix(), Some(Ack { tag: 4, multiple: true }));
         assert_eq!(ledger.waiting(), 0);
+    }
+
+    #[test]
+    fn half_of_the_places_that_move_is_short_whatever_slow_ones_hold() {
+        let mut ledger = Ledger::default();
+        (1..=10).for_each(|tag| ledger.delivered(tag));
+        (6..=7).for_each(|tag| ledger.settle(tag));
+        // Eight are out, so of ten places two move, of twelve four, of sixteen eight.
+        assert!(ledger.is_short(10));
+        assert!(ledger.is_short(12));
+        assert!(!ledger.is_short(13));
+        assert!(!ledger.is_short(16));
+        (8..=9).for_each(|tag| ledger.settle(tag));
+        assert!(ledger.is_short(14));
     }
 
     #[test]

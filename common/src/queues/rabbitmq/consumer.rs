@@ -309,9 +309,7 @@ impl Attached {
                 () = self.detached.cancelled() => break false,
                 () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
                     self.collect();
-                    // Half of the places that move: the broker refills them while the worker has the other half.
-                    let moving = self.prefetch.saturating_sub(self.ledger.out());
-                    let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.waiting() * 2 >= moving;
+                    let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.is_short(self.prefetch);
                     let acks = if all { self.ledger.flush() } else { self.ledger.flush_prefix().into_iter().collect() };
                     self.send(acks).await;
                     prefix_at = None;
