@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod turnover;
+mod waiting_room;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -15,10 +16,9 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
-use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
 use openclaw_common::quota::{self, Urgency};
-use openclaw_common::store::{Room, UNFINISHED_PAGE};
+use openclaw_common::store::UNFINISHED_PAGE;
 use openclaw_common::telemetry;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ use crate::anchor::Anchor;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::handler::{self, Handler, HandlerError};
-use crate::lanes::{Lanes, REFILL, REFILLABLE, Started, TIGHT_CAP};
+use crate::lanes::{Lanes, Started};
 use crate::levels;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
@@ -36,16 +36,10 @@ use turnover::Turnover;
 
 /// Deliveries taken up in one commit.
 const MAX_ARRIVALS: usize = 256;
-/// Rows taken from the waiting room at once.
-const MAX_DUE: u32 = 64;
-/// Events in memory beyond which nothing more is taken from the waiting room.
-const MAX_HELD: usize = 512;
 /// Between two tries to read unfinished rows.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The safety net: a row that is neither finished nor waiting nor in memory is nobody's, and there should be none.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Chats that starve with rows behind them are counted anew at most so often: strict order lets them starve rightly.
-const RECOUNT: Duration = Duration::from_secs(5);
 /// How long a bot that is to be given back may take to become idle.
 const GIVE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -306,41 +300,6 @@ impl Attachment {
         Some(found)
     }
 
-    /// How many more events that no person waits for may be in memory: two seconds' worth of the bot's quota in all.
-    fn unasked_room(&self) -> usize {
-        (self.prefetch / 2).saturating_sub(self.lanes.unasked())
-    }
-
-    /// Whether it is worth while to look for them: half of their places are free.
-    fn has_unasked_room(&self) -> bool {
-        self.unasked_room() * 4 >= self.prefetch
-    }
-
-    /// Whether half of what may be out is held.
-    fn is_short(&self) -> bool {
-        self.held.len() * 2 > self.prefetch
-    }
-
-    /// Chats that hold more than slow ones may keep only what runs; the rest waits in the Store. Once, for what comes later
-    /// is counted on arrival.
-    fn make_room(&mut self) {
-        if !self.turnover.is_brisk() {
-            // Without the database nothing ends, and nothing could go there.
-            if !self.engine.commits.is_reachable() {
-                return;
-            }
-            for chat in self.lanes.longer_than(TIGHT_CAP) {
-                self.evict(&chat);
-            }
-        }
-        self.crammed = false;
-    }
-
-    fn wants_refill(&self, chat: &str) -> bool {
-        let room = self.has_unasked_room();
-        (room && self.crowded) || self.lanes.wants_refill(chat, room)
-    }
-
     fn enter(&mut self, work: Work) {
         let chat = work.row.envelope.chat.clone();
         self.hold(work);
@@ -451,78 +410,10 @@ impl Attachment {
         self.refill |= self.wants_refill(&chat);
     }
 
-    /// What stands in memory behind the chat's running or waiting event goes behind it in the Store.
-    fn evict(&mut self, chat: &Arc<str>) {
-        let evicted = self.lanes.evict(chat);
-        if evicted.is_empty() {
-            return;
-        }
-        *self.evicting.entry(chat.clone()).or_default() += evicted.len();
-        for work in evicted {
-            let urgency = Urgency::new(work.row.priority());
-            self.spawn(chat.clone(), work, urgency, true);
-        }
-    }
-
-    fn evicted(&mut self, chat: &Arc<str>, end: End) {
-        if let Some(count) = self.evicting.get_mut(chat) {
-            *count -= 1;
-            if *count == 0 {
-                self.evicting.remove(chat);
-            }
-        }
-        if !matches!(end, End::Waiting { .. }) {
-            self.lanes.came_back(chat);
-        }
-    }
-
     /// The event has left memory: copies of it can be acknowledged, its row says what happened.
     fn release(&mut self, key: &EventKey) {
         for copy in self.held.remove(key).unwrap_or_default() {
             self.anchor.settle(copy);
-        }
-    }
-
-    async fn refill(&mut self) {
-        self.refill = false;
-        if self.stop.is_cancelled() || self.held.len() >= MAX_HELD {
-            return;
-        }
-        let mut full = self.lanes.longer_than(REFILLABLE);
-        full.extend(self.evicting.keys().cloned());
-        let answers = MAX_DUE.min(u32::try_from(MAX_HELD - self.held.len()).unwrap_or(0));
-        let room = Room {
-            full: &full,
-            per_chat: REFILL,
-            answers,
-            others: answers.min(u32::try_from(self.unasked_room()).unwrap_or(0)),
-        };
-        match self.engine.store.take_due(&self.bot, room).await {
-            Ok(rows) => {
-                if !rows.is_empty() {
-                    fail_point("R3", "");
-                }
-                self.refill = rows.len() >= MAX_DUE as usize;
-                // As many as there was room for: there may be more.
-                self.crowded = rows.len() >= room.others as usize;
-                let all = full.is_empty() && !self.crowded;
-                for row in rows {
-                    if row.held {
-                        self.lanes.came_back(&row.envelope.chat);
-                    }
-                    self.enter(Work {
-                        row,
-                        receipt: None,
-                        started: false,
-                    });
-                }
-                self.unsure |= all && self.lanes.is_starved() && self.looked.elapsed() > RECOUNT;
-            }
-            Err(error) => {
-                tracing::warn!(bot = %self.bot, %error, "cannot look into the waiting room");
-                // The rows may be taken up all the same.
-                self.unsure = true;
-            }
         }
     }
 
