@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BOT, Board, Offer, QUIET};
+use super::{BOT, Board, LATE_GUARD, Offer, QUIET};
 use crate::cache::Level;
 
 /// How long calls must have failed before the process goes on alone: a server that forks or stalls for a moment is not down.
@@ -35,6 +35,17 @@ pub(super) enum Source {
     Local,
     /// Nobody before then.
     Silence(Instant),
+}
+
+/// A slot of the cache that this process's own board has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// When to send.
+    pub(super) at: Instant,
+    /// From when it counts: a guard before the latest arrival of a send that is in time.
+    pub(super) from: Instant,
+    /// Tells it from another one on the board.
+    pub(super) id: u64,
 }
 
 #[derive(Debug)]
@@ -131,25 +142,37 @@ impl Fallback {
         }
     }
 
-    /// Notes a slot that the cache granted for `at` and that counts from `from`, unless this process knows better: of sends
-    /// whose answers came late and whose news did not reach the cache in time, and of what a cache forgot. Both times are this
+    /// Notes a slot that the cache granted for `at` and that is good until `latest`, unless this process knows better: of sends
+    /// whose answers came late and whose news did not reach the cache in time, and of what a cache forgot. All times are this
     /// machine's, so there is nothing to tolerate: for what one process sends, the limit holds whatever the cache says.
+    ///
+    /// Answers tell a slot's time to within their round trip, and they overtake each other, so one that fits in the cache may
+    /// seem too early here by a moment. It is used a moment later.
     pub(super) fn admit(
         &mut self,
         now: Instant,
         levels: &[Level],
         at: Instant,
-        from: Instant,
-    ) -> Result<u64, (Instant, usize)> {
-        let slot = self.micros(at);
-        for (index, level) in levels.iter().enumerate() {
-            let fits = self.board.earliest(level, slot);
-            if fits > slot {
-                return Err((self.origin + Duration::from_micros(fits), index));
+        latest: Instant,
+    ) -> Result<Admitted, (Instant, usize)> {
+        let mut slot = self.micros(at);
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for (index, level) in levels.iter().enumerate() {
+                let fits = self.board.earliest(level, slot);
+                if fits > self.micros(latest) {
+                    return Err((self.instant(fits), index));
+                }
+                if fits > slot {
+                    (slot, moved) = (fits, true);
+                }
             }
         }
-        let (now, from) = (self.micros(now), self.micros(from));
-        Ok(self.board.record(now, levels, from))
+        let from = latest - LATE_GUARD;
+        let id = self.board.record(self.micros(now), levels, self.micros(from));
+        let at = self.instant(slot).max(at);
+        Ok(Admitted { at, from, id })
     }
 
     /// The slot is not used, or the room not kept any more.
@@ -220,4 +243,57 @@ fn own_share(count: u32) -> u32 {
 
 fn duration_micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const ROUND_TRIP: Duration = Duration::from_millis(2);
+
+    fn two_a_second() -> Vec<Level> {
+        vec![Level {
+            key: "b:1".to_owned(),
+            count: 2,
+            window: Duration::from_secs(1),
+        }]
+    }
+
+    fn latest(at: Instant) -> Instant {
+        at + LATE_GUARD - ROUND_TRIP
+    }
+
+    #[test]
+    fn a_slot_that_a_later_one_overtook_on_its_way_is_used_a_moment_later() {
+        let mut fallback = Fallback::new(4, super::super::HORIZON);
+        let levels = two_a_second();
+        let start = fallback.origin + Duration::from_secs(10);
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut admit = |at| fallback.admit(start, &levels, at, latest(at));
+        admit(start).unwrap();
+        // Counts from 3 ms on, so a third one may be sent from 1,028 on.
+        admit(after(5)).unwrap();
+        // The cache has put it a window behind the second one, and it is known to within two milliseconds.
+        admit(after(1029)).unwrap();
+        let overtaken = admit(after(1027)).unwrap();
+        assert_eq!(overtaken.at, after(1028), "a window after the second one");
+        assert_eq!(overtaken.from, after(1025));
+    }
+
+    #[test]
+    fn a_slot_that_would_break_the_limit_is_refused_until_it_does_not() {
+        let mut fallback = Fallback::new(4, super::super::HORIZON);
+        let levels = two_a_second();
+        let start = fallback.origin + Duration::from_secs(10);
+        let mut first = [start; 2].map(|at| fallback.admit(start, &levels, at, latest(at)).unwrap());
+        // Its answer takes half a second, and the cache does not hear of it.
+        let answered = start + Duration::from_millis(500);
+        first[1].from = fallback.hold(answered, &levels, first[1].from, first[1].id);
+        let at = start + Duration::from_millis(1025);
+        fallback.admit(answered, &levels, at, latest(at)).unwrap();
+        let refused = fallback.admit(answered, &levels, at, latest(at)).unwrap_err();
+        assert_eq!(refused, (answered + Duration::from_secs(1), 0));
+    }
 }

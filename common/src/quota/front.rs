@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::patience::Patience;
-use super::fallback::{Fallback, Source};
+use super::fallback::{Admitted, Fallback, Source};
 use super::lines::{Lines, Place};
 use super::{BOT, JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer, Urgency};
 use crate::cache::{Cache, Level, Slot, Take};
@@ -71,7 +71,7 @@ pub enum Refused {
 /// While a send is on its way its slot is renewed this often: sooner than another's reservation can rely on its old time
 /// (a window less the horizon).
 const HOLD: Duration = Duration::from_millis(400);
-/// Of a slot that this process's own board does not know.
+/// Of a permit that counts against nothing.
 const NO_ID: u64 = u64::MAX;
 
 enum Answer {
@@ -160,7 +160,7 @@ impl Quota {
                 }
             };
             if cancel.run_until_cancelled(sleep_until(held.at)).await.is_none() {
-                self.return_slot(levels, held).await;
+                self.give_back(levels, held).await;
                 return Err(Refused::Cancelled);
             }
             let now = Instant::now();
@@ -304,34 +304,23 @@ impl Quota {
             Ok(Take::Granted { wait, slack, slot }) => {
                 let at = now + wait;
                 // What the round trip took of the late guard, the slot lies earlier than seen from here.
-                let from = at + slack - LATE_GUARD;
+                let latest = at + slack;
                 let admitted = {
                     let mut fallback = self.fallback();
                     fallback.answered(now);
-                    fallback.admit(now, levels, at, from)
+                    fallback.admit(now, levels, at, latest)
                 };
-                let slot = Some(slot);
                 match admitted {
-                    Ok(id) => Answer::Slot(Held {
+                    Ok(Admitted { at, from, id }) => Answer::Slot(Held {
                         at,
                         from,
-                        latest: at + slack,
-                        slot,
+                        latest,
+                        slot: Some(slot),
                         id,
                     }),
                     Err((later, level)) => {
-                        let id = NO_ID;
-                        self.return_slot(
-                            levels,
-                            Held {
-                                at,
-                                from,
-                                latest: at,
-                                slot,
-                                id,
-                            },
-                        )
-                        .await;
+                        self.return_to_cache(levels, &slot).await;
+                        self.lines.reopen(levels, later);
                         Answer::Later { at: later, level }
                     }
                 }
@@ -370,11 +359,21 @@ impl Quota {
         }
     }
 
+    /// Gives a slot to whoever waits for one of its levels.
+    async fn give_back(&self, levels: &[Level], held: Held) {
+        self.return_slot(levels, held).await;
+        self.lines.reopen(levels, Instant::now());
+    }
+
     async fn return_slot(&self, levels: &[Level], held: Held) {
         self.fallback().give_back(levels, held.from, held.id);
-        if let Some(slot) = held.slot
-            && let Err(error) = self.cache.give_back(levels, &slot).await
-        {
+        if let Some(slot) = held.slot {
+            self.return_to_cache(levels, &slot).await;
+        }
+    }
+
+    async fn return_to_cache(&self, levels: &[Level], slot: &Slot) {
+        if let Err(error) = self.cache.give_back(levels, slot).await {
             tracing::debug!(%error, "quota: a slot was not returned and stays unused");
         }
     }

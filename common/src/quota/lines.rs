@@ -85,6 +85,17 @@ impl Lines {
         levels.iter().any(|level| lines.contains_key(&level.key))
     }
 
+    /// A slot was returned: those who were told "later" because it was taken may ask from `opens` on.
+    pub(super) fn reopen(&self, levels: &[Level], opens: Instant) {
+        let mut lines = self.lock();
+        for level in levels {
+            if let Some(line) = lines.get_mut(&level.key) {
+                line.opens = line.opens.min(opens);
+                line.call();
+            }
+        }
+    }
+
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.lock().values().map(|line| line.waiting.len()).sum()

@@ -75,7 +75,7 @@ impl Quota {
                 } else {
                     (other, found)
                 };
-                self.return_slot(&ways[worse], later).await;
+                self.give_back(&ways[worse], later).await;
             }
         }
         Ok(Reservation { way, came, held })
@@ -93,13 +93,13 @@ impl Quota {
     ) -> Result<Option<Permit>, Refused> {
         let Reservation { came, held, .. } = reservation;
         if cancel.run_until_cancelled(sleep_until(held.at)).await.is_none() {
-            self.return_slot(levels, held).await;
+            self.give_back(levels, held).await;
             return Err(Refused::Cancelled);
         }
         let now = Instant::now();
         if now > held.latest {
             self.missed.fetch_add(1, Ordering::Relaxed);
-            self.return_slot(levels, held).await;
+            self.give_back(levels, held).await;
             return Ok(None);
         }
         Ok(Some(Permit {
@@ -114,7 +114,7 @@ impl Quota {
 
     /// Gives a reserved slot back.
     pub async fn give_up(&self, levels: &[Level], reservation: Reservation) {
-        self.return_slot(levels, reservation.held).await;
+        self.give_back(levels, reservation.held).await;
     }
 
     async fn wait_for_way(

@@ -179,6 +179,32 @@ async fn cancelling_returns_the_reserved_slot_and_leaves_the_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_is_given_back_goes_to_whoever_waits_in_the_line() {
+    let cache = awake().await;
+    let quota = Arc::new(Quota::new(cache.clone(), 4, HORIZON));
+    let levels = vec![level("b:1", 1, 1)];
+    let leaving = CancellationToken::new();
+    let wait = |cancel: CancellationToken| {
+        let (quota, levels) = (quota.clone(), levels.clone());
+        tokio::spawn(async move { quota.acquire(&levels, &cancel).await })
+    };
+    quota.acquire(&levels, &leaving).await.unwrap();
+    let first = Instant::now();
+    let leaves = wait(leaving.clone());
+    let stays = wait(CancellationToken::new());
+    // Both have asked: one holds the slot at 1,025 ms, the other was told to come again at 1,900.
+    sleep_until(first + Duration::from_millis(1000)).await;
+    leaving.cancel();
+    assert_eq!(leaves.await.unwrap().unwrap_err(), Refused::Cancelled);
+    stays.await.unwrap().unwrap();
+    let next = Instant::now() - first;
+    assert!(
+        next < Duration::from_millis(1040),
+        "the slot at 1,025 ms was lost: {next:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_of_minutes_is_not_waited_for_in_memory() {
     let cache = awake().await;
     let quota = Quota::new(cache, 4, HORIZON);
