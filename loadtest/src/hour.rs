@@ -140,7 +140,7 @@ async fn sampled(processes: &[Process], stop: &CancellationToken) -> anyhow::Res
 
 /// Counted at the platform and in the Store.
 async fn judge(world: &World, before: u64, pushed: Pushed, report: &mut Report) -> anyhow::Result<()> {
-    speed::settle(world, before + pushed.accepted).await?;
+    speed::settle(world, before + pushed.accepted, 0).await?;
     world.finished(before + pushed.accepted).await;
     let visible = world.sim.ledger(|ledger| ledger.totals().visible) - before;
     ensure!(visible >= pushed.accepted, "the ledger counts less than was answered");

@@ -141,6 +141,6 @@ pub(crate) async fn ready_with(world: &World, workers: usize) -> anyhow::Result<
     let before = answered(world);
     let batch = Batch::new(&world.bots, Shape::default(), world.bots.len()).await?;
     accepted(ingest.address, &batch).await?;
-    settle(world, before + world.bots.len() as u64).await?;
+    settle(world, before + world.bots.len() as u64, 0).await?;
     Ok(processes)
 }

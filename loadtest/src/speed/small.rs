@@ -31,7 +31,8 @@ const QUOTA: u64 = 50_000;
 
 pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()> {
     let world = super::world(Kind::Distributed, BOTS, "").await;
-    let processes = world.start(1).await;
+    let processes = super::ready_with(&world, 1).await?;
+    let before = answered(&world);
     let ingest = processes.first().context("no ingest")?;
     let cells = processes.iter().map(|process| Cell::new(process.id()));
     let cells: Vec<Cell> = cells.filter_map(anyhow::Result::ok).collect();
@@ -52,8 +53,9 @@ pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()
     let (tally, watched) = tokio::join!(load.run(batch), watch(&world, &processes));
     let (tally, watched) = (tally?, watched?);
     // Its own judge: all of them, and none twice.
-    both::settle(&world, tally.accepted_in_all).await?;
-    world.finished(tally.accepted_in_all).await;
+    let refused = tally.pushed - tally.accepted_in_all;
+    let done = both::settle(&world, before + tally.accepted_in_all, refused).await?;
+    world.finished(done).await;
     report.add(Row {
         what: "half a core a role: accepted of 1 000/s".to_owned(),
         figure: format!(
