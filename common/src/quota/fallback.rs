@@ -287,10 +287,10 @@ mod tests {
         let mut fallback = Fallback::new(4, super::super::HORIZON);
         let levels = two_a_second();
         let start = fallback.origin + Duration::from_secs(10);
-        let mut first = [start; 2].map(|at| fallback.admit(start, &levels, at, latest(at)).unwrap());
+        let first = [start; 2].map(|at| fallback.admit(start, &levels, at, latest(at)).unwrap());
         // Its answer takes half a second, and the cache does not hear of it.
         let answered = start + Duration::from_millis(500);
-        first[1].from = fallback.hold(answered, &levels, first[1].from, first[1].id);
+        fallback.hold(answered, &levels, first[1].from, first[1].id);
         let at = start + Duration::from_millis(1025);
         fallback.admit(answered, &levels, at, latest(at)).unwrap();
         let refused = fallback.admit(answered, &levels, at, latest(at)).unwrap_err();
