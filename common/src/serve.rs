@@ -11,6 +11,7 @@ mod heads;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,9 @@ const READ_BUFFER: usize = 32 * 1024;
 const OTHER_FILES: u64 = 256;
 /// Open files worth asking for; also containers without any limit get no more.
 const ENOUGH_FILES: u64 = 65_536;
+/// Connections that wait to be accepted; the kernel cuts it to `net.core.somaxconn`, 4096 by default. With the usual 128 a
+/// burst of new connections overflows: the kernel drops their first packets, and each comes again a second later.
+const BACKLOG: u32 = 4096;
 /// Between two tries while the system hands out no sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -65,6 +69,22 @@ impl Default for Limits {
             finish: Duration::from_secs(3),
         }
     }
+}
+
+/// A listener with room for a burst of connections.
+///
+/// # Errors
+/// The system's: the address is in use, not this machine's, or needs more rights.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A restart must not wait for the old connections' last packets.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `router` until `shutdown`; returns when the last request has ended or was cut.

@@ -71,7 +71,7 @@ pub(crate) async fn start(
     let (bots, following) = config::follow(&loaded, environment, background.clone());
     tasks.spawn(following);
     let config = Arc::new(loaded.config);
-    let listener = bind(config.server.host, config.server.port, "server.port", "--port").await?;
+    let listener = bind(config.server.host, config.server.port, "server.port", "--port")?;
     let node = Node::open(config, bots, background, tasks).await?;
     tracing::info!(
         role,
@@ -100,7 +100,7 @@ impl Node {
         let monitoring = &config.monitoring;
         if monitoring.metrics_enable {
             let port = monitoring.metrics_port;
-            let listener = bind(config.server.host, port, "monitoring.metrics.port", "--metrics-port").await?;
+            let listener = bind(config.server.host, port, "monitoring.metrics.port", "--metrics-port")?;
             let router = health::metrics_router(monitoring);
             tasks.spawn(serve::serve(listener, router, Limits::default(), background.clone()));
         }
@@ -185,8 +185,8 @@ async fn quota_left(store: &dyn Store) -> Result<(), String> {
     }
 }
 
-async fn bind(host: IpAddr, port: u16, key: &str, flag: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(SocketAddr::new(host, port)).await.map_err(|error| {
+fn bind(host: IpAddr, port: u16, key: &str, flag: &str) -> Result<TcpListener, Failure> {
+    serve::listen(SocketAddr::new(host, port)).map_err(|error| {
         Failure::usage(format!(
             "cannot listen on {host}:{port} ({error}): set `{key}` or {flag} to a free port"
         ))

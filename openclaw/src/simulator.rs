@@ -1,9 +1,8 @@
 //! `openclaw sim`: the simulated Feishu alone, for load tests and for trying things out.
 
 use openclaw_common::config::Log;
-use openclaw_common::telemetry;
+use openclaw_common::{serve, telemetry};
 use openclaw_sim::{Limits, Options, Sim};
-use tokio::net::TcpListener;
 
 use crate::cli;
 use crate::exit::Failure;
@@ -12,7 +11,7 @@ use crate::{print, signals};
 pub(crate) async fn run(arguments: cli::Sim) -> Result<(), Failure> {
     let stop = signals::stop_token().map_err(|error| anyhow::anyhow!("no stop signals: {error}"))?;
     telemetry::init_logs(&Log::default(), "sim").map_err(Failure::usage)?;
-    let listener = TcpListener::bind(arguments.listen).await.map_err(|error| {
+    let listener = serve::listen(arguments.listen).map_err(|error| {
         Failure::usage(format!(
             "cannot listen on {} ({error}): set --listen to a free address",
             arguments.listen

@@ -1,13 +1,14 @@
 //! A whole world for one test: configuration folder, servers of its own, a simulated Feishu, and the judge.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openclaw_common::bot::Credentials;
 use openclaw_common::secret::Secret;
+use openclaw_common::serve;
 use openclaw_sim::check::{self, Expectations, Report};
 use openclaw_sim::event::{Recipient, Workload};
 use openclaw_sim::proxy::Proxy;
@@ -15,7 +16,6 @@ use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
 use tempfile::TempDir;
 use testkit::{Database, PostgresProcess, RabbitNode, RedisProcess, Servers, Vhost};
-use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::process::Process;
@@ -157,7 +157,7 @@ impl World {
     }
 
     async fn built(shared: Option<Shared>, bots: usize, extra: &str, direct: bool, options: &Options) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = serve::listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let feishu = listener.local_addr().unwrap();
         let (sim, stop) = (Sim::new(options), CancellationToken::new());
         tokio::spawn(openclaw_sim::run(sim.clone(), listener, stop.clone()));

@@ -15,7 +15,7 @@ struct Server {
 const SLOW: Duration = Duration::from_millis(300);
 
 async fn start(limits: Limits) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let router = Router::new()
@@ -208,4 +208,14 @@ async fn stopping_ends_at_its_deadline() {
         .unwrap()
         .unwrap();
     assert!(is_closed_within(&mut hanging, Duration::from_secs(1)).await);
+}
+
+#[tokio::test]
+async fn a_burst_of_connections_waits_to_be_accepted_and_none_is_dropped() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // A dropped one would be tried again after a second, and then be dropped again: nobody accepts here.
+    let burst = futures_util::future::join_all((0..512).map(|_| TcpStream::connect(address)));
+    let connected = tokio::time::timeout(Duration::from_secs(10), burst).await.unwrap();
+    assert!(connected.iter().all(Result::is_ok));
 }

@@ -41,7 +41,7 @@ enum Kind {
 
 impl Yardstick {
     pub(crate) async fn run(self) -> anyhow::Result<bool> {
-        let listener = tokio::net::TcpListener::bind(self.listen).await?;
+        let listener = openclaw_common::serve::listen(self.listen)?;
         match self.kind {
             Kind::Naive => naive::serve(listener, &self.amqp_url, &self.redis_url).await?,
             Kind::Hello => hello::serve(listener).await?,
