@@ -96,6 +96,16 @@ all_mutants() {
         "ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1" \
         common '--test contracts' contracts::store::over_sqlite::finished_waiting_and_dead_events_are_settled
 
+    mutant message-after-its-events common/src/queues/rabbitmq/acks.rs \
+        'if *left == 0 {' \
+        'if *left < 6 {' \
+        common '--test contracts' contracts::queue::rabbitmq::one_event_that_is_out_brings_its_message_back_in_its_place
+
+    mutant message-that-waits-for-its-pace common/src/queues/rabbitmq/publisher.rs \
+        'self.looks.push(' \
+        'drop(' \
+        common '--test contracts' contracts::queue::rabbitmq::events_that_meet_share_messages_and_are_counted_delivered_and_settled_one_by_one
+
     mutant replay-guard common/src/stores/sqlite/dead.rs \
         "WHERE d.resolved_at IS NULL AND e.state = 'dead'\"" \
         "WHERE e.state <> 'done'\"" \

@@ -5,7 +5,8 @@
 //!
 //! * **Publish** answers `Ok` only when the message survives a crash of every process involved.
 //! * **Order**: what is published to a bot after another publish to it was answered is delivered after it.
-//! * **Delivery** is at least once: what is not acknowledged comes again, in its old place, after the consumer ends.
+//! * **Delivery** is at least once: what is not acknowledged comes again, in its old place, after the consumer ends. So may up
+//!   to five events around it that were acknowledged: RabbitMQ forgets a message only when all of its events are done with.
 //! * **One active consumer** a bot: a second one attached anywhere stands by and takes over when the first one's link goes.
 
 use std::sync::Arc;
@@ -21,19 +22,20 @@ use crate::envelope::Envelope;
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
     /// Stores one event durably; returns after the broker confirmed it, and in any case within the backend's time limit.
-    /// Publishes may run side by side: what meets is written as one burst.
+    /// Publishes may run side by side: what meets is written together.
     ///
     /// # Errors
     /// See [`PublishError`]: refused means no copy exists, unknown means one may appear later.
     async fn publish(&self, envelope: Arc<Envelope>) -> Result<(), PublishError>;
 
-    /// Attaches a consumer. At most `prefetch` deliveries are out unacknowledged at a time.
+    /// Attaches a consumer. At most `prefetch` events are out unacknowledged at a time.
     ///
     /// # Errors
     /// When the link is down or the broker refuses.
     async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError>;
 
-    /// Events of `bot` that are ready and not yet delivered.
+    /// Events of `bot` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known
+    /// if this process published them, and estimated else.
     ///
     /// # Errors
     /// When the link is down. An unknown bot has depth 0.
@@ -166,12 +168,12 @@ impl Deliveries {
     }
 }
 
-/// One message handed to this process.
+/// One event handed to this process.
 #[derive(Debug)]
 pub struct Delivery {
     /// The event, or the bytes that are none.
     pub payload: Result<Arc<Envelope>, Unreadable>,
-    /// How often the broker handed it out before. Hand-overs raise it too: it says nothing about poison.
+    /// How often its message was handed out before. Hand-overs raise it too: it says nothing about poison.
     pub redelivered: u32,
     /// Acknowledges it.
     pub receipt: Receipt,
@@ -188,7 +190,7 @@ pub struct Unreadable {
     pub message_id: Option<String>,
 }
 
-/// The right to acknowledge one delivery, once. Dropping it leaves the delivery out until the consumer ends.
+/// The right to acknowledge one event, once. Dropping it leaves the event out until the consumer ends.
 pub struct Receipt(Box<dyn FnOnce() + Send + Sync>);
 
 impl Receipt {
@@ -197,7 +199,7 @@ impl Receipt {
         Self(Box::new(acknowledge))
     }
 
-    /// Tells the broker to forget the message. Call it only after a row for it is committed.
+    /// Tells the broker to forget the event. Call it only after a row for it is committed.
     pub fn ack(self) {
         (self.0)();
     }

@@ -6,10 +6,12 @@
 //! | `wire` | its socket, which can be cut |
 //! | `topology` | names and arguments of exchanges and queues |
 //! | `publisher` | the publishing connection: bursts and confirms |
+//! | `line` | which of a bot's events go out as one message |
+//! | `packing` | how many events that is, to tell a queue's depth |
 //! | `consumer` | the consuming connection: deliveries, acknowledgements, depths |
 //! | `suspects` | queues that are consumed from apart first |
 //! | `acks` | the fewest acknowledgements that settle what is done |
-//! | `codec` | envelope to AMQP message and back |
+//! | `codec` | envelopes to an AMQP message and back |
 //!
 //! A process has two connections, because a memory alarm stops everything, acknowledgements included, on one that
 //! publishes (`reliability.md` §0.6). Works unchanged on RabbitMQ 3.10 to 4.x.
@@ -17,9 +19,11 @@
 mod acks;
 mod codec;
 mod consumer;
+mod line;
 mod link;
 #[cfg(feature = "measured")]
 pub mod measured;
+mod packing;
 mod publisher;
 mod suspects;
 mod topology;
@@ -36,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use self::consumer::Consumers;
 use self::link::{Broker, Endpoint};
+use self::packing::Packing;
 use self::publisher::Publisher;
 use self::topology::Declared;
 use crate::bot::BotId;
@@ -72,6 +77,7 @@ pub struct RabbitMq {
     publishing: Arc<Endpoint<Publisher>>,
     consuming: Arc<Endpoint<Consumers>>,
     declared: Arc<Declared>,
+    packing: Arc<Packing>,
     publish_timeout: Duration,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -89,10 +95,14 @@ impl RabbitMq {
         let publish_broker = Broker::new(url, &format!("openclaw {} publish", options.name))?;
         let consume_broker = Broker::new(url, &format!("openclaw {} consume", options.name))?;
         let (publishing, consuming) = (Arc::new(Endpoint::new()), Arc::new(Endpoint::new()));
-        let declared = Arc::new(Declared::default());
+        let (declared, packing) = (Arc::new(Declared::default()), Arc::new(Packing::default()));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn(Arc::clone(&publishing).supervise(publish_broker, Arc::clone(&declared), stop.clone()));
+        tasks.spawn(Arc::clone(&publishing).supervise(
+            publish_broker,
+            (Arc::clone(&declared), Arc::clone(&packing)),
+            stop.clone(),
+        ));
         tasks.spawn(Arc::clone(&consuming).supervise(
             consume_broker,
             (Arc::clone(&declared), Arc::default()),
@@ -103,6 +113,7 @@ impl RabbitMq {
             publishing,
             consuming,
             declared,
+            packing,
             publish_timeout: options.publish_timeout,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -137,7 +148,7 @@ impl Queue for RabbitMq {
         if ready.is_none() {
             self.declared.forget(bot);
         }
-        Ok(ready.unwrap_or(0))
+        Ok(self.packing.events(bot, ready.unwrap_or(0)))
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -17,7 +17,7 @@ use testkit::eventually;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::world::{SOON, World, bot, event, key_of, next, publish_all};
+use self::world::{SOON, World, bot, event, key_of, next, publish_all, publish_together};
 
 /// Long enough for a delivery that must not come, had it been on its way.
 const QUIET: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ async fn every_field_of_an_event_arrives_unchanged(world: World) {
 
 async fn what_was_published_survives_the_process(world: World) {
     let queue = world.open().await;
-    publish_all(&queue, "bot1", 0..50).await;
+    publish_together(&queue, "bot1", 0..50).await;
     // Not closed: a process that dies says nothing.
     drop(queue);
     let queue = world.open().await;
@@ -155,7 +155,7 @@ async fn what_was_not_acknowledged_comes_again_in_its_place(world: World) {
 async fn a_standby_takes_over_in_order_when_the_active_process_leaves(world: World) {
     let leaving = world.open().await;
     let staying = world.beside(&leaving).await;
-    publish_all(&leaving, "bot1", 1..=12).await;
+    publish_together(&leaving, "bot1", 1..=12).await;
     let mut active = leaving.consume(Source::Bot(bot("bot1")), 5).await.unwrap();
     let mut held = Vec::new();
     for number in 1..=5 {
@@ -191,7 +191,7 @@ async fn a_standby_takes_over_in_order_when_the_active_process_leaves(world: Wor
 
 async fn what_was_acknowledged_never_comes_again(world: World) {
     let queue = world.open().await;
-    publish_all(&queue, "bot1", 0..100).await;
+    publish_together(&queue, "bot1", 0..100).await;
     let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 16).await.unwrap();
     for number in 0..100 {
         let delivery = next(&mut deliveries).await;
@@ -208,7 +208,7 @@ async fn what_was_acknowledged_never_comes_again(world: World) {
 
 async fn no_more_than_the_prefetch_is_out(world: World) {
     let queue = world.open().await;
-    publish_all(&queue, "bot1", 0..20).await;
+    publish_together(&queue, "bot1", 0..20).await;
     let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 5).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -247,7 +247,7 @@ async fn a_dropped_consumer_gives_its_deliveries_back_in_their_place(world: Worl
     let queue = world.open().await;
     let other = world.beside(&queue).await.unwrap_or_else(|| Arc::clone(&queue));
     for name in ["bot1", "bot2", "bot3", "bot4"] {
-        publish_all(&queue, name, 1..=12).await;
+        publish_together(&queue, name, 1..=12).await;
         let mut active = queue.consume(Source::Bot(bot(name)), 5).await.unwrap();
         let mut standby = other.consume(Source::Bot(bot(name)), 5).await.unwrap();
         let acknowledged = next(&mut active).await;

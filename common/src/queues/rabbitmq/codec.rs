@@ -1,4 +1,5 @@
-//! An envelope as an AMQP message: everything about routing in one header of our own, the body byte for byte.
+//! Events of one bot as an AMQP message: everything about routing in one header of our own, the bodies byte for byte, one
+//! behind the other.
 //!
 //! One header and not one for each field: client and broker unpack the table at every hop, and an entry costs them as much
 //! as the whole text.
@@ -9,6 +10,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -18,8 +20,9 @@ use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 use crate::queue::Unreadable;
 
-/// The version of the header below. A reader that meets another one leaves the message to the dead letters.
-const VERSION: i64 = 1;
+/// The version of the header below. A reader that meets another one leaves the message to the dead letters. (Version 1 held
+/// a single event.)
+const VERSION: i64 = 2;
 
 /// Survives a restart of the broker (AMQP 0-9-1 `delivery-mode`).
 const PERSISTENT: u8 = 2;
@@ -30,22 +33,30 @@ const MESSAGE_ID_BYTES: usize = 200;
 /// Longest AMQP short string.
 const SHORT_STRING_BYTES: usize = 255;
 
-/// [`Routing`] as JSON.
-const ROUTING: &str = "openclaw";
+/// [`Header`] as JSON.
+const HEADER: &str = "openclaw";
+/// What [`Routing`] takes beside its texts, about.
+const ROUTING_BYTES: usize = 192;
 /// Set by quorum queues from the second delivery on.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// What an envelope says beside its body.
+/// The header of a message.
 #[derive(Deserialize, Serialize)]
-struct Routing<'a> {
+struct Header<'a> {
     v: i64,
     #[serde(borrow)]
     bot: Cow<'a, str>,
     #[serde(borrow)]
+    events: Vec<Routing<'a>>,
+}
+
+/// What an envelope says beside its body.
+#[derive(Deserialize, Serialize)]
+struct Routing<'a> {
+    #[serde(borrow)]
     app: Cow<'a, str>,
     #[serde(borrow)]
     key: Cow<'a, str>,
-    /// Also in the `type` property, which is cut to 255 bytes and only for people to read.
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
@@ -56,6 +67,8 @@ struct Routing<'a> {
     received: i64,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<Cow<'a, str>>,
+    /// How many bytes of the message's body are this event's, behind those of the events before it.
+    length: usize,
 }
 
 #[derive(Deserialize)]
@@ -63,45 +76,78 @@ struct Version {
     v: i64,
 }
 
-/// The property set of one publish.
-pub(super) fn properties(envelope: &Envelope) -> BasicProperties {
-    let routing = Routing {
-        v: VERSION,
-        bot: envelope.bot.as_str().into(),
-        app: (&*envelope.key.app_id).into(),
-        key: (&*envelope.key.key).into(),
-        event_type: (&*envelope.event_type).into(),
-        chat: (&*envelope.chat).into(),
-        tenant: (&*envelope.tenant).into(),
-        created: envelope.created_ms,
-        received: envelope.received_ms,
-        traceparent: envelope.traceparent.as_deref().map(Into::into),
-    };
-    #[expect(clippy::expect_used, reason = "strings and numbers always serialise")]
-    let routing = serde_json::to_vec(&routing).expect("routing serialises");
-    let mut headers = FieldTable::default();
-    headers.insert(ROUTING.into(), AMQPValue::LongString(LongString::from(routing)));
-
-    BasicProperties::default()
-        .with_delivery_mode(PERSISTENT)
-        .with_content_type("application/json".into())
-        .with_message_id(cut(&envelope.key.to_string(), MESSAGE_ID_BYTES))
-        .with_type(cut(&envelope.event_type, SHORT_STRING_BYTES))
-        .with_timestamp(u64::try_from(envelope.received_ms / 1000).unwrap_or(0))
-        .with_app_id("openclaw".into())
-        .with_headers(headers)
+impl<'a> Routing<'a> {
+    fn of(envelope: &'a Envelope) -> Self {
+        Self {
+            app: (&*envelope.key.app_id).into(),
+            key: (&*envelope.key.key).into(),
+            event_type: (&*envelope.event_type).into(),
+            chat: (&*envelope.chat).into(),
+            tenant: (&*envelope.tenant).into(),
+            created: envelope.created_ms,
+            received: envelope.received_ms,
+            traceparent: envelope.traceparent.as_deref().map(Into::into),
+            length: envelope.body.len(),
+        }
+    }
 }
 
-/// The envelope of a received message.
-pub(super) fn envelope(delivery: &mut Delivery) -> Result<Arc<Envelope>, Unreadable> {
-    let body = bytes::Bytes::from(std::mem::take(&mut delivery.data));
-    read(&delivery.properties, body.clone())
-        .map(Arc::new)
-        .map_err(|reason| Unreadable {
-            reason,
-            body,
-            message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
-        })
+/// Bytes that an event adds to a message, about.
+pub(super) fn weight(envelope: &Envelope) -> usize {
+    let texts = [
+        &envelope.key.app_id,
+        &envelope.key.key,
+        &envelope.event_type,
+        &envelope.chat,
+        &envelope.tenant,
+    ];
+    ROUTING_BYTES + envelope.body.len() + texts.iter().map(|text| text.len()).sum::<usize>()
+}
+
+/// Properties and body of the message that carries `envelopes`, all of `bot`, in their order.
+///
+/// The properties but our header are for people to read, and name the first of the events.
+pub(super) fn message<'a>(
+    bot: &BotId,
+    envelopes: impl Iterator<Item = &'a Envelope> + Clone,
+) -> (BasicProperties, Cow<'a, [u8]>) {
+    let header = Header {
+        v: VERSION,
+        bot: bot.as_str().into(),
+        events: envelopes.clone().map(Routing::of).collect(),
+    };
+    let mut bodies = envelopes.clone().map(|envelope| &*envelope.body);
+    let body = match (bodies.next(), header.events.len()) {
+        (Some(body), 1) => Cow::Borrowed(body),
+        (first, _) => Cow::Owned(first.into_iter().chain(bodies).collect::<Vec<_>>().concat()),
+    };
+    #[expect(clippy::expect_used, reason = "strings and numbers always serialise")]
+    let header = serde_json::to_vec(&header).expect("a header serialises");
+    let mut headers = FieldTable::default();
+    headers.insert(HEADER.into(), AMQPValue::LongString(LongString::from(header)));
+
+    let properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_app_id("openclaw".into())
+        .with_headers(headers);
+    let properties = match envelopes.clone().next() {
+        Some(first) => properties
+            .with_message_id(cut(&first.key.to_string(), MESSAGE_ID_BYTES))
+            .with_type(cut(&first.event_type, SHORT_STRING_BYTES))
+            .with_timestamp(u64::try_from(first.received_ms / 1000).unwrap_or(0)),
+        None => properties,
+    };
+    (properties, body)
+}
+
+/// The envelopes of a received message.
+pub(super) fn envelopes(delivery: &mut Delivery) -> Result<Vec<Arc<Envelope>>, Unreadable> {
+    let body = Bytes::from(std::mem::take(&mut delivery.data));
+    read(&delivery.properties, &body).map_err(|reason| Unreadable {
+        reason,
+        body,
+        message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
+    })
 }
 
 /// How often the broker handed the message out before, as far as it says.
@@ -116,31 +162,47 @@ pub(super) fn redelivered(delivery: &Delivery) -> u32 {
     counted.unwrap_or(u32::from(delivery.redelivered))
 }
 
-fn read(properties: &BasicProperties, body: bytes::Bytes) -> Result<Envelope, String> {
+fn read(properties: &BasicProperties, body: &Bytes) -> Result<Vec<Arc<Envelope>>, String> {
     let headers = properties.headers().as_ref().ok_or("it has no headers")?;
-    let routing = match headers.inner().get(ROUTING) {
+    let header = match headers.inner().get(HEADER) {
         Some(AMQPValue::LongString(text)) => text.as_bytes(),
-        Some(_) => return Err(format!("the header `{ROUTING}` is no string")),
-        None => return Err(format!("the header `{ROUTING}` is missing")),
+        Some(_) => return Err(format!("the header `{HEADER}` is no string")),
+        None => return Err(format!("the header `{HEADER}` is missing")),
     };
-    let unreadable = |error| format!("the header `{ROUTING}` is not readable: {error}");
+    let unreadable = |error| format!("the header `{HEADER}` is not readable: {error}");
     // The version first: a newer one may have other fields.
-    let Version { v } = serde_json::from_slice(routing).map_err(unreadable)?;
+    let Version { v } = serde_json::from_slice(header).map_err(unreadable)?;
     if v != VERSION {
         return Err(format!("it has version {v}, this program reads version {VERSION}"));
     }
-    let routing: Routing<'_> = serde_json::from_slice(routing).map_err(unreadable)?;
-    Ok(Envelope {
-        key: EventKey::new(&*routing.app, &*routing.key),
-        bot: BotId::new(&routing.bot).map_err(|invalid| invalid.to_string())?,
-        event_type: (&*routing.event_type).into(),
-        chat: (&*routing.chat).into(),
-        tenant: (&*routing.tenant).into(),
-        created_ms: routing.created,
-        received_ms: routing.received,
-        traceparent: routing.traceparent.as_deref().map(Into::into),
-        body,
-    })
+    let header: Header<'_> = serde_json::from_slice(header).map_err(unreadable)?;
+    let bot = BotId::new(&header.bot).map_err(|invalid| invalid.to_string())?;
+    let alone = header.events.len() == 1;
+    let mut rest = body.clone();
+    let wrong_length = || format!("its body of {} bytes is not what its events add up to", body.len());
+    let mut envelopes = Vec::with_capacity(header.events.len());
+    for routing in header.events {
+        if routing.length > rest.len() {
+            return Err(wrong_length());
+        }
+        let own = rest.split_to(routing.length);
+        envelopes.push(Arc::new(Envelope {
+            key: EventKey::new(&*routing.app, &*routing.key),
+            bot: bot.clone(),
+            event_type: (&*routing.event_type).into(),
+            chat: (&*routing.chat).into(),
+            tenant: (&*routing.tenant).into(),
+            created_ms: routing.created,
+            received_ms: routing.received,
+            traceparent: routing.traceparent.as_deref().map(Into::into),
+            // A copy, or one event that waits would keep all of them in memory.
+            body: if alone { own } else { Bytes::copy_from_slice(&own) },
+        }));
+    }
+    if envelopes.is_empty() || !rest.is_empty() {
+        return Err(wrong_length());
+    }
+    Ok(envelopes)
 }
 
 /// RabbitMQ may hand an integer back in another width than it was sent.
@@ -182,91 +244,112 @@ mod tests {
         }
     }
 
-    fn delivered(properties: BasicProperties, body: &[u8]) -> Delivery {
-        let mut delivery = Delivery::mock(1, "".into(), "".into(), false, body.to_vec());
+    fn delivered((properties, body): (BasicProperties, Cow<'_, [u8]>)) -> Delivery {
+        let mut delivery = Delivery::mock(1, "".into(), "".into(), false, body.into_owned());
         delivery.properties = properties;
         delivery
     }
 
+    fn carrying(envelopes: &[Envelope]) -> Delivery {
+        delivered(message(&envelopes[0].bot, envelopes.iter()))
+    }
+
+    #[track_caller]
+    fn assert_comes_back(sent: &[Envelope]) {
+        let received = envelopes(&mut carrying(sent)).unwrap();
+        assert!(received.iter().map(|envelope| &**envelope).eq(sent));
+    }
+
     #[test]
-    fn an_envelope_comes_back_byte_for_byte() {
+    fn envelopes_come_back_byte_for_byte_alone_and_together() {
         let plain = Envelope {
+            key: EventKey::new("cli_1", "om_2"),
             traceparent: None,
+            body: Bytes::from_static(b"{}"),
             ..example()
         };
-        for sent in [example(), plain] {
-            let mut delivery = delivered(properties(&sent), &sent.body);
-            assert_eq!(*envelope(&mut delivery).unwrap(), sent);
-        }
+        let empty = Envelope {
+            key: EventKey::new("cli_1", "om_3"),
+            body: Bytes::new(),
+            ..example()
+        };
+        assert_comes_back(&[example()]);
+        assert_comes_back(std::slice::from_ref(&empty));
+        assert_comes_back(&[plain.clone(), empty.clone(), example(), plain, empty]);
     }
 
     #[test]
     fn text_of_any_length_survives_although_amqp_short_strings_do_not_hold_it() {
         let long: Arc<str> = "é".repeat(400).into();
-        let sent = Envelope {
+        assert_comes_back(&[Envelope {
             key: EventKey::new(Arc::clone(&long), Arc::clone(&long)),
             event_type: Arc::clone(&long),
             chat: Arc::clone(&long),
             tenant: long,
             ..example()
-        };
-        let mut delivery = delivered(properties(&sent), &sent.body);
-        assert_eq!(*envelope(&mut delivery).unwrap(), sent);
+        }]);
     }
 
-    /// The header of `sent`, changed.
-    fn with_routing(
-        sent: &Envelope,
-        change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
-    ) -> BasicProperties {
-        let properties = properties(sent);
-        let headers = properties.headers().clone().unwrap();
-        let AMQPValue::LongString(text) = &headers.inner()[ROUTING] else {
+    /// A message of one event, its header changed.
+    fn with_header(change: impl FnOnce(&mut serde_json::Value)) -> Delivery {
+        let mut delivery = carrying(&[example()]);
+        let headers = delivery.properties.headers().clone().unwrap();
+        let AMQPValue::LongString(text) = &headers.inner()[HEADER] else {
             panic!("no text")
         };
-        let mut routing = serde_json::from_slice(text.as_bytes()).unwrap();
-        change(&mut routing);
+        let mut header = serde_json::from_slice(text.as_bytes()).unwrap();
+        change(&mut header);
         let mut headers = FieldTable::default();
-        let text = serde_json::to_vec(&routing).unwrap();
-        headers.insert(ROUTING.into(), AMQPValue::LongString(LongString::from(text)));
-        properties.with_headers(headers)
+        let text = serde_json::to_vec(&header).unwrap();
+        headers.insert(HEADER.into(), AMQPValue::LongString(LongString::from(text)));
+        delivery.properties = delivery.properties.with_headers(headers);
+        delivery
     }
 
     #[test]
     fn a_newer_version_is_unreadable_and_keeps_its_body_and_id() {
-        let sent = example();
-        let newer = with_routing(&sent, |routing| {
-            routing.insert("v".to_owned(), 2.into());
-            routing.remove("chat");
-        });
-        let unreadable = envelope(&mut delivered(newer, &sent.body)).unwrap_err();
-        assert!(unreadable.reason.contains("version 2"), "{}", unreadable.reason);
-        assert_eq!(unreadable.body, sent.body);
+        let mut newer = with_header(|header| *header = serde_json::json!({ "v": 3 }));
+        let unreadable = envelopes(&mut newer).unwrap_err();
+        assert!(unreadable.reason.contains("version 3"), "{}", unreadable.reason);
+        assert_eq!(unreadable.body, example().body);
         assert_eq!(unreadable.message_id.as_deref(), Some("cli_1:om_é"));
+    }
+
+    #[track_caller]
+    fn assert_unreadable(mut delivery: Delivery, reason: &str) {
+        let unreadable = envelopes(&mut delivery).unwrap_err();
+        assert!(unreadable.reason.contains(reason), "{reason}: {}", unreadable.reason);
     }
 
     #[test]
     fn a_message_without_our_header_or_one_of_its_fields_is_unreadable() {
-        let sent = example();
-        for name in [
-            "v", "bot", "app", "key", "type", "chat", "tenant", "created", "received",
-        ] {
-            let kept = with_routing(&sent, |routing| {
-                routing.remove(name);
-            });
-            let unreadable = envelope(&mut delivered(kept, b"")).unwrap_err();
-            assert!(unreadable.reason.contains(name), "{name}: {}", unreadable.reason);
+        let remove = |value: &mut serde_json::Value, name| {
+            value.as_object_mut().unwrap().remove(name);
+        };
+        for name in ["v", "bot", "events"] {
+            assert_unreadable(with_header(|header| remove(header, name)), name);
         }
-        let unreadable = envelope(&mut delivered(BasicProperties::default(), b"")).unwrap_err();
-        assert!(unreadable.reason.contains("no headers"));
+        for name in ["app", "key", "type", "chat", "tenant", "created", "received", "length"] {
+            assert_unreadable(with_header(|header| remove(&mut header["events"][0], name)), name);
+        }
+        assert_unreadable(delivered((BasicProperties::default(), b"".into())), "no headers");
         let strange = BasicProperties::default().with_headers(FieldTable::default());
-        let unreadable = envelope(&mut delivered(strange, b"")).unwrap_err();
-        assert!(unreadable.reason.contains("`openclaw` is missing"));
+        assert_unreadable(delivered((strange, b"".into())), "`openclaw` is missing");
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_the_events_have_is_unreadable() {
+        let length = example().body.len();
+        for other in [0, length - 1, length + 1, usize::MAX] {
+            let delivery = with_header(|header| header["events"][0]["length"] = other.into());
+            assert_unreadable(delivery, "bytes");
+        }
+        assert_unreadable(with_header(|header| header["events"] = serde_json::json!([])), "bytes");
     }
 
     #[test]
     fn the_delivery_count_is_the_brokers_or_else_its_redelivered_flag() {
-        let mut delivery = delivered(BasicProperties::default(), b"");
+        let mut delivery = delivered((BasicProperties::default(), b"".into()));
         assert_eq!(redelivered(&delivery), 0);
         delivery.redelivered = true;
         assert_eq!(redelivered(&delivery), 1);

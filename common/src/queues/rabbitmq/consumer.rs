@@ -3,6 +3,7 @@
 //! Acknowledgements are collected for a moment and sent together: one `multiple` ack costs the broker as much as one
 //! single (`feasibility.md` §4b: 24,000 msgs/s singly, 80,000 together).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,6 +175,8 @@ impl Consumers {
             session: Arc::clone(&self.session),
             declared: Arc::clone(&self.declared),
             deliveries,
+            held_back: VecDeque::new(),
+            handed_out: 0,
             settled,
             acks,
             ledger: Ledger::default(),
@@ -255,8 +258,12 @@ struct Attached {
     session: Arc<Session>,
     declared: Arc<Declared>,
     deliveries: mpsc::Sender<Delivery>,
+    /// Events of messages that are here, beyond what the worker may have at a time.
+    held_back: VecDeque<Delivery>,
+    /// How many the worker has.
+    handed_out: usize,
     settled: mpsc::UnboundedSender<u64>,
-    /// Unbounded so that acknowledging never blocks; holds at most `prefetch` tags, as each delivery is settled once.
+    /// Unbounded so that acknowledging never blocks; holds at most `prefetch` tags, as each event is settled once.
     acks: mpsc::UnboundedReceiver<u64>,
     ledger: Ledger,
     ended: CancellationToken,
@@ -308,7 +315,9 @@ impl Attached {
                 () = self.leaving.cancelled() => break true,
                 () = self.detached.cancelled() => break false,
                 () = tokio::time::sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
-                    self.collect();
+                    if !self.collect() {
+                        break false;
+                    }
                     let all = all_at.is_some_and(|at| at <= Instant::now()) || self.ledger.is_short(self.prefetch);
                     let acks = if all { self.ledger.flush() } else { self.ledger.flush_prefix().into_iter().collect() };
                     self.send(acks).await;
@@ -316,13 +325,17 @@ impl Attached {
                     all_at = (self.ledger.waiting() > 0).then(|| all_at.unwrap_or_else(|| Instant::now() + GAP_LINGER));
                 }
                 Some(tag) = self.acks.recv() => {
-                    self.ledger.settle(tag);
-                    self.collect();
-                    prefix_at.get_or_insert_with(|| Instant::now() + ACK_LINGER);
+                    self.settle(tag);
+                    if !self.collect() {
+                        break false;
+                    }
+                    if self.ledger.waiting() > 0 {
+                        prefix_at.get_or_insert_with(|| Instant::now() + ACK_LINGER);
+                    }
                 }
-                delivery = consumer.next() => match delivery {
-                    Some(Ok(delivery)) => {
-                        if !self.forward(delivery) {
+                message = consumer.next() => match message {
+                    Some(Ok(message)) => {
+                        if !self.take(message) || !self.hand_out() {
                             break false;
                         }
                     }
@@ -339,7 +352,9 @@ impl Attached {
         };
         // From here on receipts do nothing; what was acknowledged before is still sent.
         self.acks.close();
-        self.collect();
+        while let Ok(tag) = self.acks.try_recv() {
+            self.settle(tag);
+        }
         let acks = self.ledger.flush();
         self.send(acks).await;
         self.ended.cancel();
@@ -351,41 +366,65 @@ impl Attached {
         }
     }
 
-    /// Hands one message to the worker; false when there is no worker any more.
-    fn forward(&mut self, mut message: lapin::message::Delivery) -> bool {
+    /// Takes the events of one message; false when the broker sends more messages than were asked for.
+    fn take(&mut self, mut message: lapin::message::Delivery) -> bool {
         let tag = message.delivery_tag;
         let redelivered = codec::redelivered(&message);
-        let payload = codec::envelope(&mut message);
+        let payloads = match codec::envelopes(&mut message) {
+            Ok(envelopes) => envelopes.into_iter().map(Ok).collect(),
+            Err(unreadable) => vec![Err(unreadable)],
+        };
         if self.source == Source::Unrouted
-            && let Ok(envelope) = &payload
+            && let Some(Ok(envelope)) = payloads.first()
         {
             self.declared.forget(&envelope.bot);
         }
-        self.ledger.delivered(tag);
-        let settled = self.settled.clone();
-        let receipt = Receipt::new(move || {
-            // The task is gone when the consumer has ended: then the message comes again and this is void.
-            settled.send(tag).ok();
-        });
-        let delivery = Delivery {
-            payload,
-            redelivered,
-            receipt,
-        };
-        match self.deliveries.try_send(delivery) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::error!(source = ?self.source, prefetch = self.prefetch, "the broker exceeds the prefetch");
-                false
-            }
+        self.ledger.delivered(tag, payloads.len());
+        if self.ledger.out() > self.prefetch {
+            tracing::error!(source = ?self.source, prefetch = self.prefetch, "the broker exceeds the prefetch");
+            return false;
         }
+        self.held_back.extend(payloads.into_iter().map(|payload| {
+            let settled = self.settled.clone();
+            let receipt = Receipt::new(move || {
+                // The task is gone when the consumer has ended: then the message comes again and this is void.
+                settled.send(tag).ok();
+            });
+            Delivery {
+                payload,
+                redelivered,
+                receipt,
+            }
+        }));
+        true
     }
 
-    fn collect(&mut self) {
-        while let Ok(tag) = self.acks.try_recv() {
-            self.ledger.settle(tag);
+    /// Hands the worker what it may have; false when there is no worker any more.
+    fn hand_out(&mut self) -> bool {
+        while self.handed_out < self.prefetch
+            && let Some(delivery) = self.held_back.pop_front()
+        {
+            // There is room: the channel is as long as the prefetch.
+            if self.deliveries.try_send(delivery).is_err() {
+                return false;
+            }
+            self.handed_out += 1;
         }
+        !self.deliveries.is_closed()
+    }
+
+    fn settle(&mut self, tag: u64) {
+        self.handed_out = self.handed_out.saturating_sub(1);
+        self.ledger.settle(tag);
+    }
+
+    /// Takes every acknowledgement that is here and hands out what that makes room for; false when there is no worker any
+    /// more. Nothing else may take one: with nothing more to acknowledge, what is held back would wait for ever.
+    fn collect(&mut self) -> bool {
+        while let Ok(tag) = self.acks.try_recv() {
+            self.settle(tag);
+        }
+        self.hand_out()
     }
 
     async fn send(&self, acks: Vec<Ack>) {

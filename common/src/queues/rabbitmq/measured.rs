@@ -10,7 +10,8 @@ use crate::envelope::Envelope;
 /// To an AMQP message and back.
 #[must_use]
 pub fn round_trip(envelope: &Envelope) -> Option<Arc<Envelope>> {
-    let mut delivery = Delivery::mock(1, "".into(), "".into(), false, envelope.body.to_vec());
-    delivery.properties = codec::properties(envelope);
-    codec::envelope(&mut delivery).ok()
+    let (properties, body) = codec::message(&envelope.bot, std::iter::once(envelope));
+    let mut delivery = Delivery::mock(1, "".into(), "".into(), false, body.into_owned());
+    delivery.properties = properties;
+    codec::envelopes(&mut delivery).ok()?.pop()
 }

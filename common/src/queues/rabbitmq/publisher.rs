@@ -4,23 +4,27 @@
 //! `mandatory`: the alternate exchange makes unroutable impossible. Every [`lapin::PublisherConfirm`] is awaited by
 //! itself and must be an Ack: `wait_for_confirms` hides nacks (`reliability.md` §0.2).
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap};
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Waker};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::codec;
+use super::line::{Answer, Backlog, Job, Line};
 use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
+use super::packing::Packing;
 use super::topology::{self, Declared, Declarer};
 use crate::bot::BotId;
 use crate::envelope::Envelope;
@@ -30,59 +34,11 @@ use crate::queue::{PublishError, QueueError};
 /// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`feasibility.md` §4a).
 const CHANNELS: usize = 4;
 
-/// Unconfirmed publishes a bot. A queue without a leader confirms nothing and refuses nothing, and when 32 wait for it
-/// RabbitMQ reads no more from the connection (`quorum_commands_soft_limit`). For a single bot 16 give 45 % of what 128
-/// give, for 20 bots the machine is the limit (`feasibility.md` §4a).
-const WINDOW: usize = 24;
-
 /// Publishes that may wait for a channel. What comes on top is refused at once: it would time out anyway.
 const WAITING: usize = 1024;
 
-/// Publishes written at once, at most.
+/// Publishes taken up at once, at most.
 const BURST: usize = 128;
-
-type Answer = oneshot::Sender<Result<(), PublishError>>;
-
-struct Job {
-    envelope: Arc<Envelope>,
-    answer: Answer,
-    line: Arc<Line>,
-    /// Kept until the confirm, whether or not anybody still waits for it.
-    place: OwnedSemaphorePermit,
-}
-
-/// One bot's share of its channel.
-#[derive(Debug)]
-struct Line {
-    places: Arc<Semaphore>,
-    /// A confirm did not come in time, and none has come since.
-    stuck: AtomicBool,
-}
-
-impl Line {
-    fn new() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(WINDOW)),
-            stuck: AtomicBool::new(false),
-        }
-    }
-
-    /// A place among the bot's unconfirmed publishes.
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PublishError> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
-        }
-        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events.
-        if !self.stuck.load(Ordering::Relaxed)
-            && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await
-        {
-            return Ok(place);
-        }
-        Err(PublishError::Refused(format!(
-            "{WINDOW} earlier events of the bot are not confirmed: has its queue no leader?"
-        )))
-    }
-}
 
 /// One epoch of the publishing connection.
 #[derive(Debug)]
@@ -96,9 +52,9 @@ pub(super) struct Publisher {
 }
 
 impl Role for Publisher {
-    type Setup = Arc<Declared>;
+    type Setup = (Arc<Declared>, Arc<Packing>);
 
-    async fn open(session: Arc<Session>, declared: &Self::Setup) -> Result<Self, QueueError> {
+    async fn open(session: Arc<Session>, (declared, packing): &Self::Setup) -> Result<Self, QueueError> {
         topology::declare_shared(&session.channel().await?).await?;
         declared.clear();
         let tasks = TaskTracker::new();
@@ -108,7 +64,7 @@ impl Role for Publisher {
             let confirm = channel.confirm_select(ConfirmSelectOptions::default());
             within(CALL_TIMEOUT, "asking for confirms", confirm).await?;
             let (sender, jobs) = mpsc::channel(WAITING);
-            tasks.spawn(run_lane(channel, jobs, Arc::clone(&session)));
+            tasks.spawn(Lane::new(channel, Arc::clone(&session), Arc::clone(packing)).run(jobs));
             lanes.push(sender);
         }
         Ok(Self {
@@ -168,7 +124,7 @@ impl Publisher {
                 "the connection ended before the confirm".to_owned(),
             )),
             Err(_) => {
-                line.stuck.store(true, Ordering::Relaxed);
+                line.miss();
                 Err(PublishError::Unknown(
                     "the broker's confirm did not come in time".to_owned(),
                 ))
@@ -192,87 +148,166 @@ fn lane_of(bot: &BotId, lanes: usize) -> usize {
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or(0)
 }
 
-/// Writes what waits, awaits what is written, until the session ends.
-async fn run_lane(channel: Channel, mut jobs: mpsc::Receiver<Job>, session: Arc<Session>) {
-    let mut unconfirmed = FuturesUnordered::new();
-    let mut burst = Vec::with_capacity(BURST);
-    let mut ended = std::pin::pin!(session.ended.cancelled());
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut ended => break,
-            // Confirms first: they come in groups, and so does what their callers publish next.
-            Some(()) = unconfirmed.next(), if !unconfirmed.is_empty() => {}
-            taken = jobs.recv_many(&mut burst, BURST) => {
-                if taken == 0 {
-                    break;
-                }
-                // A caller that gave up before its turn has nothing to lose: not writing is certainly no copy.
-                for job in burst.drain(..).filter(|job| !job.answer.is_closed()) {
-                    if !channel.status().connected() {
-                        session.give_up("a publishing channel was closed");
-                        answer(job.answer, Err(PublishError::Refused("the channel is closed".to_owned())));
-                        continue;
-                    }
-                    let mut publishing = Box::pin(publish(&channel, job));
-                    // The first poll puts the frames into lapin's buffer: polling here, in turn, keeps the order and
-                    // makes the whole burst one write. `FuturesUnordered` polls again with a real waker.
-                    if publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                        unconfirmed.push(publishing);
-                    }
-                }
-            }
-        }
-    }
-    jobs.close();
-    while let Some(job) = jobs.recv().await {
-        answer(
-            job.answer,
-            Err(PublishError::Refused("the connection just ended".to_owned())),
-        );
-    }
-    // Confirms may still come while the connection is closed politely; a lost one has failed all of them already.
-    while unconfirmed.next().await.is_some() {}
+/// One confirm channel and the bots whose publishes it carries.
+struct Lane {
+    channel: Arc<Channel>,
+    session: Arc<Session>,
+    packing: Arc<Packing>,
+    /// Of every bot that has published here.
+    backlogs: HashMap<BotId, Backlog>,
+    /// When to look at whose backlog, though nothing comes and nothing is confirmed.
+    looks: BinaryHeap<Reverse<(Instant, BotId)>>,
+    unconfirmed: FuturesUnordered<Pin<Box<dyn Future<Output = BotId> + Send>>>,
 }
 
-/// Writes one publish, awaits its confirm and answers the caller.
-async fn publish(channel: &Channel, job: Job) {
-    let Job {
-        envelope,
-        answer: to,
-        line,
-        place,
-    } = job;
+impl Lane {
+    fn new(channel: Channel, session: Arc<Session>, packing: Arc<Packing>) -> Self {
+        Self {
+            channel: Arc::new(channel),
+            session,
+            packing,
+            backlogs: HashMap::new(),
+            looks: BinaryHeap::new(),
+            unconfirmed: FuturesUnordered::new(),
+        }
+    }
+
+    /// Writes what waits, awaits what is written, until the session ends.
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut burst = Vec::with_capacity(BURST);
+        // Whose next message may go out by now.
+        let mut due: Vec<BotId> = Vec::new();
+        let session = Arc::clone(&self.session);
+        let mut ended = std::pin::pin!(session.ended.cancelled());
+        loop {
+            let look_at = self.looks.peek().map(|Reverse((at, _))| *at);
+            tokio::select! {
+                biased;
+                () = &mut ended => break,
+                Some(bot) = self.unconfirmed.next(), if !self.unconfirmed.is_empty() => self.confirmed(bot, &mut due),
+                () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {}
+                taken = jobs.recv_many(&mut burst, BURST) => if taken == 0 { break },
+            }
+            let now = Instant::now();
+            // Confirms come in groups, and what has come meanwhile goes out with it.
+            while let Some(Some(bot)) = self.unconfirmed.next().now_or_never() {
+                self.confirmed(bot, &mut due);
+            }
+            while let Some(look) = self.looks.peek_mut()
+                && look.0.0 <= now
+            {
+                due.push(PeekMut::pop(look).0.1);
+            }
+            while burst.len() < BURST
+                && let Ok(job) = jobs.try_recv()
+            {
+                burst.push(job);
+            }
+            for job in burst.drain(..) {
+                let bot = &job.envelope.bot;
+                if due.last() != Some(bot) {
+                    due.push(bot.clone());
+                }
+                self.backlogs.entry(bot.clone()).or_default().push(job);
+            }
+            if !self.channel.status().connected() {
+                session.give_up("a publishing channel was closed");
+                break;
+            }
+            for bot in due.drain(..) {
+                self.write(&bot, now);
+            }
+        }
+        jobs.close();
+        for job in self.backlogs.into_values().flat_map(Backlog::into_jobs) {
+            refuse(job);
+        }
+        while let Some(job) = jobs.recv().await {
+            refuse(job);
+        }
+        // Confirms may still come while the connection is closed politely; a lost one has failed all of them already.
+        while self.unconfirmed.next().await.is_some() {}
+    }
+
+    fn confirmed(&mut self, bot: BotId, due: &mut Vec<BotId>) {
+        if let Some(backlog) = self.backlogs.get_mut(&bot) {
+            backlog.ended();
+        }
+        due.push(bot);
+    }
+
+    /// Writes the messages of `bot` whose turn it is.
+    fn write(&mut self, bot: &BotId, now: Instant) {
+        let Some(backlog) = self.backlogs.get_mut(bot) else {
+            return;
+        };
+        while let Some(events) = backlog.next(now) {
+            self.packing.wrote(bot, events.len());
+            let mut publishing = Box::pin(publish(Arc::clone(&self.channel), bot.clone(), events));
+            // The first poll puts the frames into lapin's buffer: polling here, in turn, keeps the order and makes the
+            // whole burst one write. `FuturesUnordered` polls again with a real waker.
+            let first = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if first.is_pending() {
+                self.unconfirmed.push(publishing);
+            } else {
+                backlog.ended();
+            }
+        }
+        if let Some(at) = backlog.look() {
+            self.looks.push(Reverse((at, bot.clone())));
+        }
+    }
+}
+
+/// Certainly never written.
+fn refuse(job: Job) {
+    let ended = PublishError::Refused("the connection just ended".to_owned());
+    answer(job.answer, Err(ended));
+}
+
+/// Writes one message, awaits its confirm and answers the callers.
+async fn publish(channel: Arc<Channel>, bot: BotId, events: Vec<Job>) -> BotId {
     let result = async {
+        let (properties, body) = codec::message(&bot, events.iter().map(|job| &*job.envelope));
         let sent = channel
             .basic_publish(
                 topology::EVENTS.into(),
-                envelope.bot.as_str().into(),
+                bot.as_str().into(),
                 BasicPublishOptions::default(),
-                &envelope.body,
-                codec::properties(&envelope),
+                &body,
+                properties,
             )
             .await;
-        fail_point("I2", &envelope.key.key);
+        drop(body);
+        for job in &events {
+            fail_point("I2", &job.envelope.key.key);
+        }
         sent?.await
     };
-    let result = result.await;
-    // The next one's turn, before this one's caller goes on.
-    drop(place);
-    answer(
-        to,
-        match result {
-            Ok(Confirmation::Ack(None)) => {
-                line.stuck.store(false, Ordering::Relaxed);
-                Ok(())
-            }
-            Ok(Confirmation::Ack(Some(_))) => Err(PublishError::Refused("the broker returned it".to_owned())),
-            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused("the broker rejected it (nack)".to_owned())),
-            // Confirm mode was asked for when the channel was opened: this would be our bug, and no copy is proven.
-            Ok(Confirmation::NotRequested) => Err(PublishError::Refused("the channel gives no confirms".to_owned())),
-            Err(error) => Err(PublishError::Unknown(error.to_string())),
-        },
-    );
+    let result = match result.await {
+        Ok(Confirmation::Ack(None)) => Ok(()),
+        Ok(Confirmation::Ack(Some(_))) => Err(PublishError::Refused("the broker returned it".to_owned())),
+        Ok(Confirmation::Nack(_)) => Err(PublishError::Refused("the broker rejected it (nack)".to_owned())),
+        // Confirm mode was asked for when the channel was opened: this would be our bug, and no copy is proven.
+        Ok(Confirmation::NotRequested) => Err(PublishError::Refused("the channel gives no confirms".to_owned())),
+        Err(error) => Err(PublishError::Unknown(error.to_string())),
+    };
+    let heard = !matches!(result, Err(PublishError::Unknown(_)));
+    for Job {
+        answer: to,
+        line,
+        place,
+        ..
+    } in events
+    {
+        if heard {
+            line.heard();
+        }
+        // The next one's turn, before this one's caller goes on.
+        drop(place);
+        answer(to, result.clone());
+    }
+    bot
 }
 
 /// The caller may have gone meanwhile; then nobody wants the answer.

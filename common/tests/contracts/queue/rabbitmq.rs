@@ -1,6 +1,6 @@
 //! What only a broker can do to a queue: cut it off, close it, delete under it, refuse it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::world::{SOON, becomes_up, bot, connect, event, key_of, next, publish_all};
+use super::world::{SOON, becomes_up, bot, connect, event, key_of, next, publish_all, publish_together};
 
 /// In which the link must be back after an outage (design §5).
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -225,6 +225,77 @@ async fn events_of_a_deleted_queue_wait_unrouted_and_can_be_published_again() {
     }
     assert_eq!(seen.len(), EVENTS + 1);
     assert_eq!(vhost.depth("openclaw.v1.unrouted").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_meet_share_messages_and_are_counted_delivered_and_settled_one_by_one() {
+    const EVENTS: usize = 100;
+    let vhost = Servers::rabbitmq().await;
+    let queue: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    publish_together(&queue, "bot1", 0..EVENTS).await;
+    let messages = vhost.depth("openclaw.v1.bot.bot1").await.unwrap();
+    assert!(
+        u64::from(messages) < EVENTS as u64 / 2,
+        "{messages} messages for {EVENTS} events"
+    );
+    assert_eq!(queue.depth(&bot("bot1")).await.unwrap(), EVENTS as u64);
+    // Two at a time, and nothing that follows: each pair must go out by itself.
+    for _ in 0..20 {
+        publish_together(&queue, "bot2", 0..3).await;
+    }
+
+    // The prefetch counts events, wherever they come from.
+    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 3).await.unwrap();
+    let mut held = VecDeque::new();
+    for number in 0..EVENTS {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(key_of(&delivery), number);
+        held.push_back(delivery);
+        if held.len() == 3 {
+            assert!(deliveries.try_next().is_none(), "more than the prefetch is out");
+            held.pop_front().unwrap().receipt.ack();
+        }
+    }
+    held.into_iter().for_each(|delivery| delivery.receipt.ack());
+    queue.close().await;
+    let queue: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    publish_all(&queue, "bot1", [EVENTS]).await;
+    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 3).await.unwrap();
+    assert_eq!(key_of(&next(&mut deliveries).await), EVENTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_is_out_brings_its_message_back_in_its_place() {
+    const EVENTS: usize = 40;
+    const OUT: usize = 21;
+    let vhost = Servers::rabbitmq().await;
+    let queue: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    publish_together(&queue, "bot1", 0..EVENTS).await;
+    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 100).await.unwrap();
+    let mut out = None;
+    for number in 0..EVENTS {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(key_of(&delivery), number);
+        if number == OUT {
+            out = Some(delivery);
+        } else {
+            delivery.receipt.ack();
+        }
+    }
+    queue.close().await;
+    assert!(out.is_some());
+    let queue: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    publish_all(&queue, "bot1", [EVENTS]).await;
+    let mut deliveries = queue.consume(Source::Bot(bot("bot1")), 100).await.unwrap();
+    let mut again = Vec::new();
+    while again.last() != Some(&EVENTS) {
+        let delivery = next(&mut deliveries).await;
+        again.push(key_of(&delivery));
+        delivery.receipt.ack();
+    }
+    assert!(again.contains(&OUT) && again.is_sorted(), "{again:?}");
+    // Its message of four, and no other.
+    assert!(again.len() <= 4 + 1, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::queue::{Deliveries, Delivery, Link, Queue};
@@ -92,6 +93,16 @@ pub(super) fn key_of(delivery: &Delivery) -> usize {
 pub(super) async fn publish_all(queue: &Arc<dyn Queue>, bot_name: &str, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
         queue.publish(Arc::new(event(bot_name, number))).await.unwrap();
+    }
+}
+
+/// Publishes all at once, after the first: what meets may travel together.
+pub(super) async fn publish_together(queue: &Arc<dyn Queue>, bot_name: &str, numbers: impl IntoIterator<Item = usize>) {
+    let mut numbers = numbers.into_iter();
+    publish_all(queue, bot_name, numbers.next()).await;
+    let publishes = numbers.map(|number| queue.publish(Arc::new(event(bot_name, number))));
+    for outcome in join_all(publishes).await {
+        outcome.unwrap();
     }
 }
 
