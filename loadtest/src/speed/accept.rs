@@ -160,7 +160,7 @@ fn rows(report: &mut Report, turns: &Turns) {
             "accepted ÷ the same in Python",
             &rates(&turns.python),
             "Python",
-            6.0,
+            7.0,
         ));
         let (ours, theirs) = (median(&p99s(&turns.product)), median(&p99s(&turns.python)));
         let failed: u64 = turns
