@@ -24,6 +24,9 @@ const RETURN_SKEW: Duration = Duration::from_millis(750);
 /// A bot not asked for during this long counts as served anew.
 const SERVED: Duration = Duration::from_secs(60);
 
+/// Tokio's timers wake to within this: who has less left would wake too late.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Where the next answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -161,12 +164,13 @@ impl Fallback {
             moved = false;
             for (index, level) in levels.iter().enumerate() {
                 let fits = self.board.earliest(level, slot);
-                if fits > self.micros(latest) {
+                if fits <= slot {
+                    continue;
+                }
+                if self.instant(fits) + TICK > latest {
                     return Err((self.instant(fits), index));
                 }
-                if fits > slot {
-                    (slot, moved) = (fits, true);
-                }
+                (slot, moved) = (fits, true);
             }
         }
         let from = latest - LATE_GUARD;

@@ -33,6 +33,8 @@ pub(super) struct Lines {
 struct Line {
     /// Not worth asking before.
     opens: Instant,
+    /// Questions asked before then were answered without what has been returned since.
+    reopened: Option<Instant>,
     /// How many may ask at once.
     width: usize,
     asking: usize,
@@ -49,6 +51,8 @@ pub(super) struct Place<'a> {
     wake: Arc<Notify>,
     level: Option<String>,
     asking: bool,
+    /// When its turn came last.
+    asked: Instant,
 }
 
 enum Turn {
@@ -70,6 +74,7 @@ impl Lines {
             wake: Arc::new(Notify::new()),
             level: None,
             asking: false,
+            asked: Instant::now(),
         };
         let mut lines = self.lock();
         if let Some(level) = levels.iter().find(|level| lines.contains_key(&level.key)) {
@@ -91,6 +96,7 @@ impl Lines {
         for level in levels {
             if let Some(line) = lines.get_mut(&level.key) {
                 line.opens = line.opens.min(opens);
+                line.reopened = Some(Instant::now());
                 line.call();
             }
         }
@@ -108,6 +114,14 @@ impl Lines {
 }
 
 impl Line {
+    /// Somebody who asked at `asked` was told "later".
+    fn close(&mut self, opens: Instant, asked: Instant) {
+        if self.reopened.is_none_or(|reopened| reopened < asked) {
+            self.opens = self.opens.max(opens);
+        }
+        self.width = 1;
+    }
+
     fn call(&self) {
         let free = self.width.saturating_sub(self.asking);
         for wake in self.waiting.values().take(free) {
@@ -122,7 +136,10 @@ impl Place<'_> {
         loop {
             self.hurry();
             match self.look() {
-                Turn::Now => return,
+                Turn::Now => {
+                    self.asked = Instant::now();
+                    return;
+                }
                 Turn::At(opens) => {
                     tokio::select! {
                         () = sleep_until(opens) => {}
@@ -208,8 +225,7 @@ impl Place<'_> {
         {
             line.asking -= usize::from(self.asking);
             self.asking = false;
-            line.width = 1;
-            line.opens = line.opens.max(opens);
+            line.close(opens, self.asked);
             line.waiting.insert(self.rank, self.wake.clone());
             line.call();
             return;
@@ -221,13 +237,13 @@ impl Place<'_> {
     fn join(&mut self, lines: &mut HashMap<String, Line>, level: &str, opens: Option<Instant>) {
         let line = lines.entry(level.to_owned()).or_insert_with(|| Line {
             opens: Instant::now(),
+            reopened: None,
             width: 1,
             asking: 0,
             waiting: BTreeMap::new(),
         });
         if let Some(opens) = opens {
-            line.opens = line.opens.max(opens);
-            line.width = 1;
+            line.close(opens, self.asked);
         }
         line.waiting.insert(self.rank, self.wake.clone());
         // An earlier arrival than the head takes the head's place.
@@ -260,5 +276,33 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let lines = self.lines;
         self.leave(&mut lines.lock(), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_a_slot_was_returned_does_not_close_the_line_again() {
+        let (lines, urgency) = (Lines::default(), Urgency::new(Priority::Answer));
+        let levels = [Level {
+            key: "b:1".to_owned(),
+            count: 1,
+            window: std::time::Duration::from_secs(1),
+        }];
+        let second = Instant::now() + std::time::Duration::from_secs(1);
+        let mut place = lines.arrive(0, &urgency, &levels);
+        place.told_later("b:1", second);
+        place.turn().await;
+        lines.reopen(&levels, Instant::now());
+        place.told_later("b:1", second + std::time::Duration::from_secs(1));
+        place.turn().await;
+        assert_eq!(Instant::now(), second, "the answer was older than the return");
+        tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        place.turn().await;
+        place.told_later("b:1", second + std::time::Duration::from_secs(1));
+        place.turn().await;
+        assert_eq!(Instant::now(), second + std::time::Duration::from_secs(1));
     }
 }
