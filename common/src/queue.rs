@@ -35,7 +35,7 @@ pub trait Queue: Send + Sync + 'static {
     async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError>;
 
     /// Events of `bot` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known
-    /// if this process published them, and estimated else.
+    /// if this process published them; other processes' are taken to be alike, and those from before it began for one each.
     ///
     /// # Errors
     /// When the link is down. An unknown bot has depth 0.

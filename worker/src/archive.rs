@@ -99,9 +99,12 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
 
 /// A delivery that no event can be read from: its bytes become a dead letter.
 pub(crate) async fn bury_unreadable(engine: &Engine, bot: &BotId, unreadable: Unreadable, receipt: Receipt) {
-    let key = unreadable
-        .message_id
-        .unwrap_or_else(|| blake3::hash(&unreadable.body).to_hex().to_string());
+    // A message is named after the first of its events, and that may be in another message too.
+    let hash = blake3::hash(&unreadable.body).to_hex();
+    let key = match unreadable.message_id {
+        Some(id) => format!("{id} {}", &hash[..16]),
+        None => hash.to_string(),
+    };
     let envelope = Envelope {
         key: EventKey::new("unreadable", key),
         bot: bot.clone(),

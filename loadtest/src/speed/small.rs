@@ -68,10 +68,11 @@ pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()
         reached: Some(tally.accepted_in_all == tally.pushed),
     });
     let used = watched.rate / RATE;
+    let lost = if refused == 0 { "none lost or" } else { "none" };
     report.add(Row::share(
         "half a core a role: use of the bots' quota",
         used,
-        format!("5/s a bot, {}/s answered, none lost or doubled", whole(watched.rate)),
+        format!("5/s a bot, {}/s answered, {lost} doubled", whole(watched.rate)),
         USED,
     ));
     for (number, (process, (cores, peak))) in processes.iter().zip(watched.used).enumerate() {

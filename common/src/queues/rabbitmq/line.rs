@@ -66,8 +66,9 @@ impl Line {
 
     /// A place among the bot's events that are not confirmed yet.
     pub(super) async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PublishError> {
-        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events.
-        if !self.is_hopeless(Instant::now())
+        // Nobody waits for a queue that is known to confirm nothing: what waits here is kept from other bots' events. Few may:
+        // a broker that only stalls answers them.
+        if !(self.is_crowded() && self.is_hopeless(Instant::now()))
             && let Ok(Ok(place)) = timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await
         {
             return Ok(place);
@@ -75,6 +76,10 @@ impl Line {
         Err(PublishError::Refused(
             "earlier events of the bot are not confirmed: has its queue no leader?".to_owned(),
         ))
+    }
+
+    fn is_crowded(&self) -> bool {
+        PLACES - self.places.available_permits() >= WINDOW
     }
 
     fn is_hopeless(&self, now: Instant) -> bool {

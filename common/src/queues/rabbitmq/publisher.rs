@@ -34,7 +34,8 @@ use crate::queue::{PublishError, QueueError};
 /// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`feasibility.md` §4a).
 const CHANNELS: usize = 4;
 
-/// Publishes that may wait for a channel. What comes on top is refused at once: it would time out anyway.
+/// Publishes that may wait for a channel to take them up, beside the places of each bot ([`Line`]). What comes on top is
+/// refused at once: it would time out anyway.
 const WAITING: usize = 1024;
 
 /// Publishes taken up at once, at most.
