@@ -130,8 +130,10 @@ mod tests {
         let mut ledger = Ledger::default();
         (1..=10).for_each(|tag| ledger.delivered(tag, 1));
         (6..=7).for_each(|tag| ledger.settle(tag));
-        // Eight are out, so of ten places two move, of sixteen eight.
+        // Eight are out, so of ten places two move, of twelve four, of sixteen eight.
         assert!(ledger.is_short(10));
+        assert!(ledger.is_short(12));
+        assert!(!ledger.is_short(13));
         assert!(!ledger.is_short(16));
         (8..=9).for_each(|tag| ledger.settle(tag));
         assert!(ledger.is_short(14));

@@ -318,4 +318,20 @@ mod tests {
         line.heard();
         assert!(!line.is_hopeless(later + PROBE));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_confirm_is_missing_only_a_bot_with_many_events_waiting_is_refused() {
+        let line = Line::new();
+        line.miss();
+        let deadline = Instant::now() + PROBE / 2;
+        let mut held = Vec::new();
+        for _ in 0..WINDOW {
+            held.push(line.place(deadline).await.unwrap());
+        }
+        let refused = line.place(deadline).await;
+        assert!(matches!(refused, Err(PublishError::Refused(_))), "{refused:?}");
+        assert!(Instant::now() < deadline, "and at once");
+        held.pop();
+        held.push(line.place(deadline).await.unwrap());
+    }
 }
