@@ -65,8 +65,8 @@ micro() {
 bench() {
     servers
     say "building the release binaries"
-    cargo build --release --quiet --package openclaw --package openclaw-loadtest
-    "$(target_folder)/release/openclaw-bench" "$@"
+    cargo build --profile dist --quiet --package openclaw --package openclaw-loadtest
+    "$(target_folder)/dist/openclaw-bench" "$@"
 }
 
 # Samples the ingest of `./dev bench speed accept` while it is loaded.
@@ -77,8 +77,8 @@ flame() {
     draw=$(cargo_tool inferno 0.12.8 inferno-flamegraph) || exit 1
     servers
     say "building the release binaries"
-    cargo build --release --quiet --package openclaw --package openclaw-loadtest
-    harness=$(target_folder)/release/openclaw-bench folder=$(mktemp -d)
+    cargo build --profile dist --quiet --package openclaw --package openclaw-loadtest
+    harness=$(target_folder)/dist/openclaw-bench folder=$(mktemp -d)
     # What is sampled is slower: no figure for the table.
     "$harness" speed accept --trial --pairs 1 --seconds 12 >"$folder/out" 2>&1 &
     bench=$!

@@ -9,8 +9,8 @@ MARGIN_PERCENT=3
 instructions() {
     have valgrind || install_packages valgrind
     say "building the paths"
-    cargo build --release --quiet --package openclaw-micro
-    COUNTED=$(target_folder)/release/openclaw-micro
+    cargo build --profile dist --quiet --package openclaw-micro
+    COUNTED=$(target_folder)/dist/openclaw-micro
     local path few more accepted now grown=() found=''
     while read -r path few more; do
         now=$((($(counted "$path" "$more") - $(counted "$path" "$few")) / (more - few)))
