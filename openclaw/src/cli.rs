@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use openclaw_common::store::UnknownChoice;
 use openclaw_common::time;
 
+use crate::exit::Failure;
+
 /// Answers the events of many Feishu/Lark bots: never loses one, answers each once, keeps every bot inside its quota.
 #[derive(Debug, Parser)]
 #[command(
@@ -21,7 +23,39 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     /// Without a command: the same as `run`
     #[command(flatten)]
-    pub(crate) run: Option<Node>,
+    run: Bare,
+}
+
+impl Cli {
+    /// What is to be done.
+    pub(crate) fn command(self) -> Result<Command, Failure> {
+        match (self.command, self.run.config) {
+            (Some(command), _) => Ok(command),
+            (None, Some(config)) => Ok(Command::Run(Node {
+                folder: Folder { config },
+                port: self.run.port,
+                metrics_port: self.run.metrics_port,
+            })),
+            (None, None) => Err(Failure::usage(
+                "which configuration folder? give it by -c, or a command: see `openclaw --help`",
+            )),
+        }
+    }
+}
+
+/// A [`Node`] that need not be there. An `Option<Node>` would not do: clap makes one only when an argument of its own was
+/// given, and `-c` is one of its folder's.
+#[derive(Args, Debug)]
+struct Bare {
+    /// Configuration folder: `config/` for all bots in it, `config/bot1` for that one
+    #[arg(short = 'c', long = "config", value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Listen here instead of `server.port`
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Serve metrics here instead of `monitoring.metrics.port`
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -61,11 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let command = match (cli.command, cli.run) {
-        (Some(command), _) => command,
-        (None, Some(node)) => Command::Run(node),
-        (None, None) => return Err(Failure::usage("which command? see `openclaw --help`")),
-    };
+    let command = cli.command()?;
     // Only fails when another provider was installed before, and nobody else does that.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
