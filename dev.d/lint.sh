@@ -22,7 +22,8 @@ main() {
     check spelling spelling
     check scripts scripts
     check "no machine path" no_machine_path
-    check deployment "$ROOT/dev" deploy-check
+    check deployment ./dev deploy-check
+    check "what the pages show" ./dev docs-check
     if ((${#failed[@]})); then
         die "lint failed in: $(printf '%s; ' "${failed[@]}")($(elapsed))"
     fi
