@@ -5,6 +5,8 @@
 //! environment is laid over the node's tree, and each section takes its keys from the tree. [`load()`] does this for a
 //! process that starts, [`follow`] for one that runs.
 
+mod address;
+mod credential;
 mod environment;
 mod key_material;
 mod load;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::mistake::{Mistake, Place};
-use super::yaml::{self, Entry, Node, Scalar, Value};
+use super::yaml::{self, Entry, MAX_TEXT, Node, Scalar, Value, shown_key};
 
 const PREFIX: &str = "OPENCLAW_";
 /// Stands between the levels of a key. A name without it (`OPENCLAW_API_TOKEN`) is for `${…}` alone.
@@ -74,24 +74,27 @@ impl Environment {
     }
 
     /// Replaces every `${NAME}` below `node`; `$${` stands for `${`. What a variable contains is not expanded again.
-    pub(super) fn expand(&self, node: &mut Node, path: &str, mistakes: &mut Vec<Mistake>) {
+    pub(super) fn expand(&self, node: &mut Node, mistakes: &mut Vec<Mistake>) {
+        let mut room = MAX_TEXT;
+        self.expand_below(node, "", &mut room, mistakes);
+    }
+
+    /// `room` is how many bytes variables may still add to the file.
+    fn expand_below(&self, node: &mut Node, path: &str, room: &mut usize, mistakes: &mut Vec<Mistake>) {
         match &mut node.value {
             Value::Map(entries) => {
                 for entry in entries {
-                    let path = if path.is_empty() {
-                        entry.key.clone()
-                    } else {
-                        format!("{path}.{}", entry.key)
-                    };
-                    self.expand(&mut entry.node, &path, mistakes);
+                    let key = shown_key(&entry.key);
+                    let path = if path.is_empty() { key } else { format!("{path}.{key}") };
+                    self.expand_below(&mut entry.node, &path, room, mistakes);
                 }
             }
             Value::List(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.expand(item, &format!("{path}[{index}]"), mistakes);
+                    self.expand_below(item, &format!("{path}[{index}]"), room, mistakes);
                 }
             }
-            Value::Scalar(scalar) => match self.expand_text(&scalar.text) {
+            Value::Scalar(scalar) => match self.expand_text(&scalar.text, room) {
                 Ok(text) => scalar.text = text,
                 Err(sentences) => {
                     mistakes.extend(
@@ -106,7 +109,7 @@ impl Environment {
         }
     }
 
-    fn expand_text(&self, text: &str) -> Result<String, Vec<String>> {
+    fn expand_text(&self, text: &str, room: &mut usize) -> Result<String, Vec<String>> {
         let mut expanded = String::with_capacity(text.len());
         let mut sentences = Vec::new();
         let mut rest = text;
@@ -126,7 +129,17 @@ impl Environment {
             };
             let name = &after[..end];
             match self.get(name) {
-                Some(value) => expanded.push_str(value),
+                Some(value) => match room.checked_sub(value.len()) {
+                    Some(left) => {
+                        *room = left;
+                        expanded.push_str(value);
+                    }
+                    None => {
+                        let most = MAX_TEXT / (1024 * 1024);
+                        sentences.push(format!("the file's variables come to more than {most} MiB"));
+                        break;
+                    }
+                },
                 None if is_name(name) => sentences.push(format!("environment variable `{name}` is not set")),
                 None => sentences.push("`${…}` does not hold the name of an environment variable".to_owned()),
             }

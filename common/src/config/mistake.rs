@@ -49,12 +49,26 @@ impl Mistake {
     }
 }
 
+impl Mistake {
+    /// Where it is and which key it is about, as one text.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self.key.as_str() {
+            "" => self.place.to_string(),
+            key => format!("{}: {key}", self.place),
+        }
+    }
+
+    /// The sentence that names the fix.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key.as_str() {
-            "" => write!(formatter, "{}: {}", self.place, self.sentence),
-            key => write!(formatter, "{}: {key}: {}", self.place, self.sentence),
-        }
+        write!(formatter, "{}: {}", self.what(), self.sentence)
     }
 }
 

@@ -9,7 +9,8 @@ use super::per_bot::PerBot;
 use super::section::{Quote, Section};
 use super::yaml::Node;
 use super::{
-    Api, Backend, Config, Console, Database, Encryption, Log, LogFormat, Monitoring, Pool, Server, key_material, scalar,
+    Api, Backend, Config, Console, Database, Encryption, Log, LogFormat, Monitoring, Pool, Server, address, credential,
+    key_material, scalar,
 };
 use crate::bot::BotId;
 
@@ -80,9 +81,9 @@ fn backend(section: &mut Section<'_>, backend: &mut Backend) {
         embedded = data_dir.map(|data_dir| Backend::Embedded { data_dir });
     });
     section.nested("distributed", |section| {
-        let amqp_url = section.require_secret("amqp_url", scalar::server_url(&["amqp", "amqps"]));
-        let redis_url = section.require_secret("redis_url", scalar::server_url(&["redis", "rediss", "unix"]));
-        let database_url = section.require_secret("database_url", scalar::server_url(&["postgres", "postgresql"]));
+        let amqp_url = section.require_secret("amqp_url", address::server_url(&["amqp", "amqps"]));
+        let redis_url = section.require_secret("redis_url", address::server_url(&["redis", "rediss", "unix"]));
+        let database_url = section.require_secret("database_url", address::server_url(&["postgres", "postgresql"]));
         if let (Some(amqp_url), Some(redis_url), Some(database_url)) = (amqp_url, redis_url, database_url) {
             distributed = Some(Backend::Distributed {
                 amqp_url,
@@ -213,7 +214,7 @@ fn console(section: &mut Section<'_>, console: &mut Console) {
 }
 
 fn api(section: &mut Section<'_>, api: &mut Api) {
-    if let Some(tokens) = section.take_list("tokens", Quote::Nothing, scalar::secret) {
+    if let Some(tokens) = section.take_list("tokens", Quote::Nothing, credential::guard) {
         api.tokens = tokens;
     }
 }

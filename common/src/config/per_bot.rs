@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::section::{Quote, Section};
 use super::{
     Account, Budget, Feishu, Handler, Message, OnStale, OnUnknown, Order, Pattern, Quota, Rate, RetryPolicy, Rule,
-    Security, SendKind, Toast, scalar,
+    Security, SendKind, Toast, address, scalar,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -216,7 +216,7 @@ fn security(section: &mut Section<'_>, security: &mut Security) {
 }
 
 fn feishu(section: &mut Section<'_>, feishu: &mut Feishu) {
-    section.set("base_url", &mut feishu.base_url, scalar::base_url);
+    section.set("base_url", &mut feishu.base_url, address::base_url);
     if section.is_null("card_toast") {
         feishu.card_toast = None;
     }

@@ -13,7 +13,7 @@ use super::per_bot::PerBot;
 use super::section::Section;
 use super::snapshot::{BotFiles, File, Form, Snapshot, place};
 use super::yaml::{self, Node, Value};
-use super::{Config, scalar};
+use super::{Config, credential};
 use crate::bot::{Bot, BotId, Credentials};
 
 /// What the reference describes and this version does not serve yet; one line goes with each feature that arrives.
@@ -73,7 +73,7 @@ impl Reading {
         let mut node_mistakes = Vec::new();
         let mut tree = tree(snapshot.node.as_ref(), &snapshot.dir, &mut node_mistakes);
         environment.override_keys(&mut tree, &mut node_mistakes);
-        environment.expand(&mut tree, "", &mut node_mistakes);
+        environment.expand(&mut tree, &mut node_mistakes);
         let mut config = node::read(&tree, &ids, &mut node_mistakes);
         node::resolve_data_dir(&mut config, &snapshot.dir);
         notes.note_not_yet(&tree);
@@ -160,7 +160,7 @@ fn read_bot(
     if let Some(file) = &files.config {
         let mut tree = tree(Some(file), Path::new(""), &mut mistakes);
         notes.ignore_node_keys(&mut tree);
-        environment.expand(&mut tree, "", &mut mistakes);
+        environment.expand(&mut tree, &mut mistakes);
         Section::read(&tree, String::new(), &tree.place, &mut mistakes, |root| {
             sections.read(root)
         });
@@ -216,13 +216,13 @@ fn read_credentials(file: &File, environment: &Environment, mistakes: &mut Vec<M
         // Unreadable or no YAML: that its keys are missing would be no news.
         return read;
     }
-    environment.expand(&mut tree, "", mistakes);
+    environment.expand(&mut tree, mistakes);
     Section::read(&tree, String::new(), &tree.place, mistakes, |root| {
         // Not secret, but easily taken for its neighbour: a wrong value is not repeated either.
-        let app_id: Option<Arc<str>> = root.require_secret("app_id", scalar::app_id).map(Into::into);
-        let app_secret = root.require_secret("app_secret", scalar::secret);
-        let verification_token = root.require_secret("verification_token", scalar::secret);
-        let encrypt_key = root.take_secret("encrypt_key", scalar::secret);
+        let app_id: Option<Arc<str>> = root.require_secret("app_id", credential::app_id).map(Into::into);
+        let app_secret = root.require_secret("app_secret", credential::secret);
+        let verification_token = root.require_secret("verification_token", credential::guard);
+        let encrypt_key = root.take_secret("encrypt_key", credential::guard);
         if root.is_blank("encrypt_key") {
             read.unsigned = Some(tree.written("encrypt_key").unwrap_or(&tree.place).clone());
         }

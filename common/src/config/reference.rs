@@ -71,7 +71,7 @@ pub const KEYS: &[Key] = &[
         "backend.distributed.amqp_url",
         "`amqp://` or `amqps://` URL",
         "amqp://openclaw:secret@rabbitmq:5672/%2f",
-        "RabbitMQ. The three keys of `distributed` go together, in place of `embedded`.",
+        "RabbitMQ. The three keys of `distributed` go together, in place of `embedded`. In user and password write special characters as `%XX`: `#` is `%23`, `?` `%3F`, `/` `%2F`, `@` `%40`, `%` `%25`.",
     ),
     example(
         "backend.distributed.redis_url",
@@ -246,7 +246,7 @@ pub const KEYS: &[Key] = &[
         "feishu.base_url",
         "`http://` or `https://` URL",
         "https://open.feishu.cn",
-        "The Open API; `https://open.larksuite.com` for Lark.",
+        "The Open API; `https://open.larksuite.com` for Lark. Without a path.",
     ),
     example(
         "feishu.card_toast.type",

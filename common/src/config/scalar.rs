@@ -7,11 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use url::Url;
 
 use super::Rate;
 use super::section::nearest;
-use crate::secret::Secret;
 
 type Parsed<T> = Result<T, String>;
 
@@ -21,17 +19,6 @@ pub(super) fn text(text: &str) -> Parsed<String> {
         Err("is empty".to_owned())
     } else {
         Ok(text.to_owned())
-    }
-}
-
-/// A credential: not empty, and without the line end that a file or a shell left behind.
-pub(super) fn secret(text: &str) -> Parsed<Secret> {
-    if text.is_empty() {
-        Err("is empty".to_owned())
-    } else if text.trim() != text {
-        Err("begins or ends with a space or a line end".to_owned())
-    } else {
-        Ok(Secret::new(text))
     }
 }
 
@@ -215,52 +202,6 @@ pub(super) fn safe_path(text: &str) -> Parsed<String> {
         Some(_) if text.contains(['?', '#']) => Err("is more than a path: leave out `?` and `#`".to_owned()),
         Some(rest) if rest.trim_end_matches('/').is_empty() => Ok("/".to_owned()),
         Some(_) => Ok(text.trim_end_matches('/').to_owned()),
-    }
-}
-
-/// Scheme, host and port of the Open API, without a slash at the end.
-pub(super) fn base_url(text: &str) -> Parsed<String> {
-    match Url::parse(text) {
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            Err("does not begin with http:// or https://".to_owned())
-        }
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => Err("must end before `?` and `#`".to_owned()),
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("must not hold a user or password".to_owned())
-        }
-        Ok(_) => Ok(text.trim_end_matches('/').to_owned()),
-        Err(reason) => Err(format!("is not a URL such as https://open.feishu.cn: {reason}")),
-    }
-}
-
-/// The URL of one of the shared systems. It holds a password, so the sentence repeats nothing of it.
-pub(super) fn server_url(schemes: &'static [&'static str]) -> impl Fn(&str) -> Parsed<Secret> {
-    move |text| {
-        let wanted = || {
-            schemes
-                .iter()
-                .map(|scheme| format!("{scheme}://"))
-                .collect::<Vec<_>>()
-                .join(" or ")
-        };
-        match Url::parse(text) {
-            Ok(url) if schemes.contains(&url.scheme()) => Ok(Secret::new(text)),
-            Ok(_) => Err(format!("does not begin with {}", wanted())),
-            Err(reason) => Err(format!(
-                "is not a URL beginning with {}: {reason} (special characters of a password are written as %XX)",
-                wanted()
-            )),
-        }
-    }
-}
-
-/// What the platform calls an app. It becomes part of names in Redis, so strange characters stop here.
-pub(super) fn app_id(text: &str) -> Parsed<String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
-        Ok(text.to_owned())
-    } else {
-        Err("is not an app id such as cli_a1b2c3d4".to_owned())
     }
 }
 

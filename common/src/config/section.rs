@@ -11,6 +11,8 @@ const NEAR: f64 = 0.65;
 
 /// Characters of a value that a mistake repeats.
 const MOST_QUOTED: usize = 60;
+/// Longer words, in bytes, are no slip of a known one; comparing them costs their length times the other's.
+const MOST_COMPARED: usize = 64;
 
 /// One mapping being read. What a key's value is wrong about stays at its default, so that reading goes on.
 pub(super) struct Section<'a> {
@@ -369,6 +371,9 @@ fn not_a_list(node: &Node, path: &str, mistakes: &mut Vec<Mistake>) {
 
 /// The word of `known` that was probably meant, if one is close enough.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MOST_COMPARED {
+        return None;
+    }
     let word = word.to_lowercase();
     known
         .into_iter()

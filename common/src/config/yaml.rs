@@ -12,6 +12,10 @@ use super::mistake::{Mistake, Place};
 
 /// Nodes of one file, aliases expanded: far above any real configuration, and a stop for alias bombs.
 const MAX_NODES: usize = 20_000;
+/// Their text, bytes: an alias of a long text costs as much as the text, in the tree and in whatever is made of it.
+pub(super) const MAX_TEXT: usize = 4 * 1024 * 1024;
+/// Characters of a key that a mistake repeats.
+const MOST_SHOWN: usize = 60;
 /// Levels of nesting; the reference needs six.
 const MAX_DEPTH: usize = 32;
 
@@ -74,11 +78,33 @@ impl Node {
         }
     }
 
-    fn size(&self) -> usize {
-        1 + match &self.value {
-            Value::List(items) => items.iter().map(Self::size).sum::<usize>(),
-            Value::Map(entries) => entries.iter().map(|entry| entry.node.size()).sum(),
-            Value::Scalar(_) | Value::Broken => 0,
+    /// How many nodes this is, and how many bytes of text they hold.
+    fn weight(&self) -> Weight {
+        let alone = |text: usize| Weight { nodes: 1, text };
+        match &self.value {
+            Value::Scalar(scalar) => alone(scalar.text.len()),
+            Value::List(items) => items.iter().map(Self::weight).fold(alone(0), Weight::plus),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| entry.node.weight().plus(alone(entry.key.len())))
+                .fold(alone(0), Weight::plus),
+            Value::Broken => alone(0),
+        }
+    }
+}
+
+/// What a tree costs.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    nodes: usize,
+    text: usize,
+}
+
+impl Weight {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            nodes: self.nodes + other.nodes,
+            text: self.text + other.text,
         }
     }
 }
@@ -88,22 +114,19 @@ impl Node {
 pub(super) fn parse(text: &str, source: &Arc<str>, lines: bool, mistakes: &mut Vec<Mistake>) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder {
+        text,
         source,
         lines,
         open: Vec::new(),
         anchors: HashMap::new(),
-        nodes: 0,
+        weight: Weight::default(),
         root: None,
         mistakes,
     };
     for event in Parser::new_from_str(text) {
         let result = match event {
             Ok((event, span)) => builder.take(event, span),
-            Err(error) => Err(Mistake::new(
-                builder.place(error.marker().line()),
-                "",
-                syntax_sentence(text, &error),
-            )),
+            Err(error) => Err(builder.syntax_mistake(&error)),
         };
         if let Err(mistake) = result {
             builder.mistakes.push(mistake);
@@ -114,24 +137,13 @@ pub(super) fn parse(text: &str, source: &Arc<str>, lines: bool, mistakes: &mut V
     Some(builder.root.unwrap_or_else(|| Node::empty_map(place)))
 }
 
-fn syntax_sentence(text: &str, error: &saphyr_parser::ScanError) -> String {
-    let (line, column) = (error.marker().line(), error.marker().col() + 1);
-    // `{ key: ${NAME} }` is the syntax error people make with this format, and the parser's words do not help.
-    let nearby = text.lines().skip(line.saturating_sub(2)).take(2);
-    let hint = if nearby.into_iter().any(|line| line.contains("${")) {
-        "; inside `{ }` and `[ ]` write \"${NAME}\" in quotes"
-    } else {
-        ""
-    };
-    format!("is not valid YAML: {} (column {column}){hint}", error.info())
-}
-
 struct Builder<'a> {
+    text: &'a str,
     source: &'a Arc<str>,
     lines: bool,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
-    nodes: usize,
+    weight: Weight,
     root: Option<Node>,
     mistakes: &'a mut Vec<Mistake>,
 }
@@ -142,6 +154,8 @@ struct Open {
     anchor: usize,
     /// The key whose value comes next, in a mapping.
     key: Option<(String, Place)>,
+    /// Line and bracket it was opened with; `None` when its extent is told by indentation.
+    bracket: Option<(usize, char)>,
 }
 
 impl Builder<'_> {
@@ -152,11 +166,86 @@ impl Builder<'_> {
         }
     }
 
+    fn syntax_mistake(&self, error: &saphyr_parser::ScanError) -> Mistake {
+        let (line, column) = (error.marker().line(), error.marker().col() + 1);
+        // The parser stops where something else has to come, which may be lines after the bracket that somebody forgot.
+        let open = self.open.iter().rev().find_map(|open| open.bracket);
+        let begun = open.map_or(String::new(), |(begun, bracket)| {
+            let close = if bracket == '[' { ']' } else { '}' };
+            let place = if self.lines {
+                format!(" on line {begun}")
+            } else {
+                String::new()
+            };
+            format!("; the `{bracket}`{place} is not closed: is a `{close}` missing?")
+        });
+        // `{ key: ${NAME} }` is the syntax error people make with this format, and the parser's words do not help.
+        let nearby = self.text.lines().skip(line.saturating_sub(2)).take(2);
+        let hint = if nearby.into_iter().any(|line| line.contains("${")) {
+            "; inside `{ }` and `[ ]` write \"${NAME}\" in quotes"
+        } else {
+            &begun
+        };
+        let sentence = format!("is not valid YAML: {} (column {column}){hint}", error.info());
+        Mistake::new(self.place(line), "", sentence)
+    }
+
+    /// The bracket that a list or mapping begins with, if it does.
+    fn bracket(&self, span: Span) -> Option<(usize, char)> {
+        let line = span.start.line();
+        let begun = self.text.lines().nth(line.checked_sub(1)?)?;
+        let bracket = begun.chars().nth(span.start.col())?;
+        matches!(bracket, '[' | '{').then_some((line, bracket))
+    }
+
+    /// A password with ` #` in it ends there for YAML, and what is left of the URL is one of another server.
+    fn no_cut_url(&self, text: &str, span: Span, place: &Place) -> Result<(), Mistake> {
+        if !text.contains("://") || text.contains('@') {
+            return Ok(());
+        }
+        let line = self
+            .text
+            .lines()
+            .nth(span.end.line().saturating_sub(1))
+            .unwrap_or_default();
+        let rest: String = line.chars().skip(span.end.col()).collect();
+        let comment = rest.trim_start().strip_prefix('#').unwrap_or_default();
+        let word = comment.split(char::is_whitespace).next().unwrap_or_default();
+        if word.contains('@') {
+            let sentence = "the URL ends at ` #`, where YAML begins a comment: in a password write a space as %20 and \
+                            `#` as %23";
+            return Err(Mistake::new(place.clone(), "", sentence));
+        }
+        Ok(())
+    }
+
+    /// Adds to what the file has cost so far.
+    fn charge(&mut self, weight: Weight, place: &Place) -> Result<(), Mistake> {
+        self.weight = self.weight.plus(weight);
+        let sentence = if self.weight.nodes > MAX_NODES {
+            format!("has more than {MAX_NODES} values, aliases (`*name`) counted as often as they are used")
+        } else if self.weight.text > MAX_TEXT {
+            let most = MAX_TEXT / (1024 * 1024);
+            format!("has more than {most} MiB of text, aliases (`*name`) counted as often as they are used")
+        } else {
+            return Ok(());
+        };
+        Err(Mistake::new(place.clone(), "", sentence))
+    }
+
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Mistake> {
         let place = self.place(span.start.line());
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.no_tag(tag.as_deref(), &place)?;
+                if style == ScalarStyle::Plain {
+                    self.no_cut_url(&text, span, &place)?;
+                }
+                let weight = Weight {
+                    nodes: 1,
+                    text: text.len(),
+                };
+                self.charge(weight, &place)?;
                 let null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let scalar = Scalar {
                     shown: text.to_string(),
@@ -169,21 +258,24 @@ impl Builder<'_> {
             Event::SequenceStart(anchor, tag) => {
                 self.no_tag(tag.as_deref(), &place)?;
                 let value = Value::List(Vec::new());
-                self.begin(Node { place, value }, anchor)
+                self.begin(Node { place, value }, anchor, span)
             }
             Event::MappingStart(anchor, tag) => {
                 self.no_tag(tag.as_deref(), &place)?;
-                self.begin(Node::empty_map(place), anchor)
+                self.begin(Node::empty_map(place), anchor, span)
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(open) => self.insert(open.node, open.anchor),
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
-                let Some(mut node) = self.anchors.get(&anchor).cloned() else {
+                let Some(weight) = self.anchors.get(&anchor).map(Node::weight) else {
                     return Err(Mistake::new(place, "", "the alias stands inside what it refers to"));
                 };
-                self.nodes += node.size();
+                self.charge(weight, &place)?;
+                let Some(mut node) = self.anchors.get(&anchor).cloned() else {
+                    return Ok(());
+                };
                 node.place = place;
                 self.insert(node, 0)
             }
@@ -207,7 +299,8 @@ impl Builder<'_> {
         }
     }
 
-    fn begin(&mut self, node: Node, anchor: usize) -> Result<(), Mistake> {
+    fn begin(&mut self, node: Node, anchor: usize, span: Span) -> Result<(), Mistake> {
+        self.charge(Weight { nodes: 1, text: 0 }, &node.place)?;
         if self.open.len() >= MAX_DEPTH {
             return Err(Mistake::new(
                 node.place,
@@ -215,24 +308,20 @@ impl Builder<'_> {
                 format!("is nested deeper than {MAX_DEPTH}"),
             ));
         }
+        let bracket = self.bracket(span);
         self.open.push(Open {
             node,
             anchor,
             key: None,
+            bracket,
         });
         Ok(())
     }
 
     fn insert(&mut self, node: Node, anchor: usize) -> Result<(), Mistake> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(Mistake::new(
-                node.place,
-                "",
-                format!("has more than {MAX_NODES} values"),
-            ));
-        }
         if anchor > 0 {
+            // A copy like any alias: with anchors inside anchors there is one for each level.
+            self.charge(node.weight(), &node.place)?;
             self.anchors.insert(anchor, node.clone());
         }
         let Some(open) = self.open.last_mut() else {
@@ -270,14 +359,15 @@ impl Builder<'_> {
     }
 }
 
-/// A key as a mistake may show it. `{app_secret:abc}` (no space) is a key to YAML, so what follows a strange
+/// A key as a mistake may show it: short, and `{app_secret:abc}` (no space) is a key to YAML, so what follows a strange
 /// character stays hidden.
 pub(super) fn shown_key(key: &str) -> String {
     let plain = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.');
-    match key.find(|character| !plain(character)) {
-        Some(end) => format!("{}…", &key[..end]),
-        None => key.to_owned(),
+    let mut shown: String = key.chars().take(MOST_SHOWN).take_while(|it| plain(*it)).collect();
+    if shown.len() < key.len() {
+        shown.push('…');
     }
+    shown
 }
 
 #[cfg(test)]

@@ -8,6 +8,11 @@ fn environment() -> Environment {
     Environment::from_iter([("HOST", "db1"), ("PASSWORD", "p${HOST}$"), ("EMPTY", "")])
 }
 
+fn expanded(text: &str) -> Result<String, Vec<String>> {
+    let mut room = MAX_TEXT;
+    environment().expand_text(text, &mut room)
+}
+
 #[test]
 fn variables_are_replaced_anywhere_and_never_twice() {
     for (written, expected) in [
@@ -17,20 +22,20 @@ fn variables_are_replaced_anywhere_and_never_twice() {
         ("postgres://u:${PASSWORD}@${HOST}/x", "postgres://u:p${HOST}$@db1/x"),
         ("$${HOST} is ${HOST}", "${HOST} is db1"),
     ] {
-        assert_eq!(environment().expand_text(written).unwrap(), expected, "{written}");
+        assert_eq!(expanded(written).unwrap(), expected, "{written}");
     }
 }
 
 #[test]
 fn every_unset_variable_of_a_value_is_named() {
-    let sentences = environment().expand_text("${A}${HOST}${B_2}").unwrap_err();
+    let sentences = expanded("${A}${HOST}${B_2}").unwrap_err();
     let expected = [
         "environment variable `A` is not set",
         "environment variable `B_2` is not set",
     ];
     assert_eq!(sentences, expected);
-    assert_eq!(environment().expand_text("${HOST").unwrap_err().len(), 1);
-    assert_eq!(environment().expand_text("${a b}").unwrap_err().len(), 1);
+    assert_eq!(expanded("${HOST").unwrap_err().len(), 1);
+    assert_eq!(expanded("${a b}").unwrap_err().len(), 1);
 }
 
 fn overridden(variables: &[(&str, &str)]) -> (Node, Vec<String>) {
@@ -66,4 +71,16 @@ fn names_without_two_underscores_are_left_alone_and_empty_parts_are_mistakes() {
         mistakes[0].starts_with("OPENCLAW_LOG__LEVEL: is not valid YAML"),
         "{mistakes:?}"
     );
+}
+
+#[test]
+fn variables_that_would_fill_the_memory_are_refused() {
+    let environment: Environment = [("BIG", "x".repeat(1024 * 1024))].into_iter().collect();
+    let mut room = MAX_TEXT;
+    assert!(environment.expand_text("${BIG}${BIG}${BIG}", &mut room).is_ok());
+    assert!(environment.expand_text("${BIG}", &mut room).is_ok());
+    let sentences = environment
+        .expand_text(&"${BIG}".repeat(10_000), &mut room)
+        .unwrap_err();
+    assert_eq!(sentences, ["the file's variables come to more than 4 MiB"]);
 }

@@ -19,7 +19,7 @@ fn read(text: &str, overrides: impl IntoIterator<Item = (String, String)>) -> (C
     let mut mistakes = Vec::new();
     let mut tree = yaml::parse(text, &Arc::from("config.yaml"), true, &mut mistakes).unwrap();
     environment.override_keys(&mut tree, &mut mistakes);
-    environment.expand(&mut tree, "", &mut mistakes);
+    environment.expand(&mut tree, &mut mistakes);
     let bots = BTreeSet::from([BotId::new("bot1").unwrap()]);
     let config = node::read(&tree, &bots, &mut mistakes);
     (config, mistakes.iter().map(ToString::to_string).collect())

@@ -41,6 +41,52 @@ fn broken_yaml_is_one_mistake_with_its_line() {
     assert!(node.is_none());
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     assert!(mistakes[0].starts_with("a.yaml:3: is not valid YAML: "), "{mistakes:?}");
+    assert!(
+        mistakes[0].ends_with("the `[` on line 2 is not closed: is a `]` missing?"),
+        "{mistakes:?}"
+    );
+}
+
+#[test]
+fn what_is_never_closed_is_told_with_the_line_where_it_began() {
+    for (text, bracket) in [
+        ("a: 1\nb: [1, 2\nc: 3\n", "`[` on line 2"),
+        ("a: 1\nb: [\n  x,\n  y\n\nc: 3\n", "`[` on line 2"),
+        ("a: { b: 1,\nc: 3\nd: 4\n", "`{` on line 1"),
+        ("a: [x, { b: 1 ]\nc: 3\n", "`{` on line 1"),
+        ("a: [1,\n  [2, 3\n", "`[` on line 2"),
+    ] {
+        let (node, mistakes) = read(text);
+        assert!(node.is_none() && mistakes.len() == 1, "{text}: {mistakes:?}");
+        assert!(mistakes[0].contains(bracket), "{text}: {mistakes:?}");
+    }
+    // The parser itself tells where a quote began.
+    let (_, mistakes) = read("a: 1\nb: \"x\nc: 3\n");
+    assert!(mistakes[0].starts_with("a.yaml:2: "), "{mistakes:?}");
+}
+
+#[test]
+fn an_alias_of_a_long_text_costs_as_much_as_the_text() {
+    let long = "x".repeat(256 * 1024);
+    let few = format!("a: &long {long}\nb: [{}]\n", vec!["*long"; 4].join(","));
+    assert!(read(&few).1.is_empty());
+    for bomb in [
+        format!("a: &long {long}\nb: [{}]\n", vec!["*long"; 4000].join(",")),
+        format!("a: &long {{ ? {long} : 1 }}\nb: [{}]\n", vec!["*long"; 4000].join(",")),
+        format!("a: {}{long}{}\n", "&a [".repeat(30), "]".repeat(30)),
+    ] {
+        let (node, mistakes) = read(&bomb);
+        assert!(node.is_none());
+        assert!(mistakes[0].contains("more than 4 MiB of text"), "{}", mistakes[0]);
+        assert!(mistakes[0].len() < 200, "a mistake is a sentence");
+    }
+}
+
+#[test]
+fn a_key_in_a_mistake_is_short() {
+    assert_eq!(shown_key("app_secret:abc"), "app_secret…");
+    assert_eq!(shown_key("größe"), "größe");
+    assert_eq!(shown_key(&"k".repeat(100_000)), format!("{}…", "k".repeat(60)));
 }
 
 #[test]

@@ -230,8 +230,13 @@ fn features_that_are_not_served_yet_are_named_with_their_place() {
 #[test]
 fn the_example_folder_loads_without_a_word() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/config");
+    let names = ["APP_SECRET", "VERIFICATION_TOKEN", "ENCRYPT_KEY"];
+    let variables = ["BOT1", "BOT2"]
+        .into_iter()
+        .flat_map(|bot| names.map(|name| format!("{bot}_{name}")));
+    let environment = variables.map(|name| (name, "a-real-one")).collect();
     for path in [path.clone(), path.join("bot2")] {
-        let loaded = load(&path, &[("", ""); 0].into_iter().collect()).expect("the example");
+        let loaded = load(&path, &environment).expect("the example");
         assert!(loaded.warnings.is_empty() && loaded.not_yet.is_empty(), "{loaded:?}");
         assert!(loaded.bots.get("bot2").is_some());
     }
@@ -241,12 +246,17 @@ fn the_example_folder_loads_without_a_word() {
 fn the_folder_that_compose_mounts_loads_without_a_word() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/compose");
     let example = std::fs::read_to_string(root.join(".env.example")).expect("the secrets' example");
-    let secrets = example.lines().filter_map(|line| line.split_once('='));
+    let filled_in = |(name, value): (&'static str, &'static str)| match value {
+        "change-me" => (name, "a-real-one"),
+        _ => (name, value),
+    };
+    let example: &'static str = example.leak();
+    let secrets = example.lines().filter_map(|line| line.split_once('=')).map(filled_in);
     // What compose.yaml gives its containers, and a key of the right size in place of the example's.
     let given = [
-        ("AMQP_URL", "amqp://openclaw:change-me@rabbitmq:5672/%2f"),
-        ("REDIS_URL", "redis://:change-me@redis:6379/0"),
-        ("DATABASE_URL", "postgres://openclaw:change-me@postgres:5432/openclaw"),
+        ("AMQP_URL", "amqp://openclaw:a-real-one@rabbitmq:5672/%2f"),
+        ("REDIS_URL", "redis://:a-real-one@redis:6379/0"),
+        ("DATABASE_URL", "postgres://openclaw:a-real-one@postgres:5432/openclaw"),
         ("OPENCLAW_KEY_2026A", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ];
     let environment = secrets.chain(given).collect();

@@ -74,7 +74,7 @@ config/bot3/credentials.yaml:1: encrypt_key: is missing: without it anybody can 
 config/bot3/credentials.yaml:1: verification_token: is missing
 config/bot3/credentials.yaml:2: app_secret: begins or ends with a space or a line end
 config/bot3/credentials.yaml:3: encrypt_kee: unknown key, did you mean `encrypt_key`?
-config/bot4/credentials.yaml:2: is not valid YAML: while parsing a node, did not find expected node content (column 1)
+config/bot4/credentials.yaml:2: is not valid YAML: while parsing a node, did not find expected node content (column 1); the `[` on line 1 is not closed: is a `]` missing?
 config/bot6/credentials.yml: is not read: rename it to credentials.yaml
 config/config.yaml:2: server.prot: unknown key, did you mean `port`?
 config/config.yaml:3: server.port: `70000` is not a port: 0 to 65535
@@ -124,7 +124,7 @@ fn a_bot_that_nobody_could_authenticate_is_refused_with_both_ways_out() {
     folder.write("config.yaml", "handler: { kind: echo }\n");
     folder.write(
         "bot1/credentials.yaml",
-        "app_id: cli_1\napp_secret: s\nverification_token: t\nencrypt_key:\n",
+        "app_id: cli_1\napp_secret: s\nverification_token: vt\nencrypt_key:\n",
     );
     let expected = "config/bot1/credentials.yaml:4: encrypt_key: is missing: without it anybody can forge events; copy it \
                     from the app's page (or accept that with `security.allow_plaintext: true`)";
@@ -164,4 +164,98 @@ fn ports_that_every_role_opens_must_differ() {
         ("OPENCLAW_MONITORING__METRICS__ENABLE", "false"),
     ];
     assert!(folder.load(&off).is_ok());
+}
+
+#[test]
+fn a_password_that_needs_escaping_is_told_with_its_key_and_line_wherever_it_is_written() {
+    let folder = Folder::new();
+    folder.bot("bot1");
+    let node = "\
+handler: { kind: echo }
+backend:
+  distributed:
+    amqp_url: amqp://openclaw:4711#geheim@rabbit:5672/%2f
+    redis_url: redis://openclaw:4711#geheim@redis:6379/0
+    database_url: postgres://openclaw:47?geheim@pg:5432/openclaw
+";
+    folder.write("config.yaml", node);
+    let mistakes = folder.load(&[]).expect_err("three passwords");
+    for (line, place) in mistakes.lines().zip([
+        "config/config.yaml:4: backend.distributed.amqp_url: has a special character",
+        "config/config.yaml:5: backend.distributed.redis_url: has a special character",
+        "config/config.yaml:6: backend.distributed.database_url: has a special character",
+    ]) {
+        assert!(line.starts_with(place) && line.contains("`#` as %23"), "{line}");
+    }
+    assert_eq!(mistakes.lines().count(), 3, "{mistakes}");
+    let escaped = node
+        .replace("4711#geheim", "4711%23geheim")
+        .replace("47?geheim", "47%3Fgeheim");
+    folder.write("config.yaml", &escaped);
+    assert!(folder.load(&[]).is_ok());
+    for password in ["4711#geheim", "47@geheim", "47/geheim", "47%geheim", "47 #geheim"] {
+        let url = format!("amqp://openclaw:{password}@rabbit:5672/%2f");
+        let variable = [("OPENCLAW_BACKEND__DISTRIBUTED__AMQP_URL", url.as_str())];
+        let mistake = folder.load(&variable).expect_err(&url);
+        assert!(
+            mistake.starts_with("OPENCLAW_BACKEND__DISTRIBUTED__AMQP_URL: "),
+            "{mistake}"
+        );
+        assert!(
+            mistake.contains("%23") && !mistake.contains("47") && !mistake.contains("geheim"),
+            "{mistake}"
+        );
+    }
+    // YAML itself would cut the URL here, and leave one of another server.
+    folder.write("config.yaml", &escaped.replace("4711%23geheim", "4711 #geheim"));
+    let mistakes = folder.load(&[]).expect_err("a comment in a password");
+    assert!(
+        mistakes.starts_with("config/config.yaml:4: ") && mistakes.contains("%23"),
+        "{mistakes}"
+    );
+    assert!(!mistakes.contains("geheim"), "{mistakes}");
+}
+
+#[test]
+fn placeholders_and_single_characters_are_no_credentials() {
+    let folder = Folder::new();
+    folder.write(
+        "config.yaml",
+        "handler: { kind: echo }\napi: { tokens: [replace-me, x, an-api-token] }\n",
+    );
+    folder.write(
+        "bot1/credentials.yaml",
+        "app_id: cli_example\napp_secret: replace-me\nverification_token: t\nencrypt_key: <key>\n",
+    );
+    let mistakes = folder.load(&[]).expect_err("placeholders");
+    let places: Vec<&str> = mistakes
+        .lines()
+        .map(|line| line.split(": is ").next().unwrap_or(line))
+        .collect();
+    let expected = [
+        "config/bot1/credentials.yaml:2: app_secret",
+        "config/bot1/credentials.yaml:3: verification_token",
+        "config/bot1/credentials.yaml:4: encrypt_key",
+        "config/config.yaml:2: api.tokens[0]",
+        "config/config.yaml:2: api.tokens[1]",
+    ];
+    assert_eq!(places, expected, "{mistakes}");
+    let given = "app_id: cli_example\napp_secret: as\nverification_token: vt\nencrypt_key: ek\n";
+    folder
+        .write("bot1/credentials.yaml", given)
+        .write("config.yaml", "handler: { kind: echo }\n");
+    assert!(folder.load(&[]).is_ok());
+}
+
+#[test]
+fn a_base_url_with_a_path_is_a_mistake_that_says_what_to_write() {
+    let folder = Folder::new();
+    folder.bot("bot1");
+    folder.write(
+        "config.yaml",
+        "handler: { kind: echo }\nfeishu:\n  base_url: https://open.larksuite.com/open-apis\n",
+    );
+    let expected = "config/config.yaml:3: feishu.base_url: `https://open.larksuite.com/open-apis` holds a path, and the paths of \
+                    the Open API are added to it: write https://open.larksuite.com";
+    assert_eq!(folder.load(&[]).expect_err("a path"), expected);
 }
