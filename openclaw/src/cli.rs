@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Ingest(Node),
     /// Answer events: queue to Feishu (needs the distributed backend)
     Worker(Node),
-    /// Name every mistake in the configuration, then try to reach each dependency
+    /// Name every mistake in the configuration, then look at each server, and at each bot's app
     Check(Check),
     /// Bring the database's schema to this version
     Migrate(Folder),

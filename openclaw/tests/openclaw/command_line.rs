@@ -27,15 +27,15 @@ fn check_names_every_mistake_at_once_and_ends_64() {
     );
     write(
         "one/credentials.yaml",
-        "app_id: cli_a\napp_secret: s\nverification_token: t\nencrypt_key: ${OPENCLAW_NO_SUCH}\n",
+        "app_id: cli_a\napp_secret: s\nverification_token: vt\nencrypt_key: ${OPENCLAW_NO_SUCH}\n",
     );
     write(
         "two/credentials.yaml",
-        "app_id: cli_b\napp_secret: s\nverification_token: t\n",
+        "app_id: cli_b\napp_secret: s\nverification_token: vt\n",
     );
     write(
         "three/credentials.yaml",
-        "app_id: cli_b\napp_secret: s\nverification_token: t\nencrypt_key: k\n",
+        "app_id: cli_b\napp_secret: s\nverification_token: vt\nencrypt_key: ek\n",
     );
     let (code, _, stderr) = run(&["check", "-c", folder.path().to_str().unwrap()]);
     assert_eq!(code, 64, "{stderr}");
@@ -78,6 +78,42 @@ fn bad_usage_ends_64_and_help_ends_0() {
         assert!(stdout.contains(command));
         assert_eq!(run(&[command, "--help"]).0, 0);
     }
+}
+
+/// The form of the original's Supervisor file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_without_a_command_is_run() {
+    let world = World::new(Kind::Embedded, 1, "").await;
+    let folder = world.join("bot0");
+    let folder = folder.to_str().unwrap();
+    let (port, metrics) = (testkit::free_port().to_string(), testkit::free_port().to_string());
+    let config = format!("--config={folder}");
+    for arguments in [
+        vec!["-c", folder, "--port", &port, "--metrics-port", &metrics],
+        vec!["--metrics-port", &metrics, &config, "--port", &port],
+    ] {
+        let mut process = openclaw(&arguments).spawn().unwrap();
+        testkit::eventually("both ports are open", std::time::Duration::from_secs(20), async || {
+            [&port, &metrics]
+                .iter()
+                .all(|port| std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok())
+        })
+        .await;
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(0), "{arguments:?}");
+    }
+    // Without a flag, it is the configuration that counts: here a port that is taken.
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    world.write(
+        "bot0/config.yaml",
+        &format!("server: {{ port: {} }}\n", taken.local_addr().unwrap().port()),
+    );
+    let (code, _, stderr) = run(&["-c", folder]);
+    assert!(code == 64 && stderr.contains("cannot listen on"), "{stderr}");
+    let (code, _, stderr) = run(&["--port", &port]);
+    assert!(code == 64 && stderr.contains("-c"), "{stderr}");
+    assert_eq!(run(&[]).0, 64);
 }
 
 #[test]
