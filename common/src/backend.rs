@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::bot::BotId;
 use crate::cache::Cache;
 use crate::caches::memory::Memory;
-use crate::caches::redis::Redis;
+use crate::caches::redis::{self, Redis};
+use crate::checkup::Finding;
 use crate::config::{Backend, Database};
 use crate::data_dir::{DataDirError, DataDirLock};
 use crate::queue::Queue;
-use crate::queues::rabbitmq::{Options, RabbitMq};
+use crate::queues::rabbitmq::{self, Options, RabbitMq};
 use crate::queues::sqlite::SqliteQueue;
-use crate::sqlite::Sqlite;
+use crate::sqlite::{self, Sqlite};
 use crate::store::{Store, StoreError};
 use crate::stores::postgres::Postgres;
 use crate::stores::sqlite::SqliteStore;
@@ -71,7 +73,7 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
     match backend {
         Backend::Embedded { data_dir } => {
             let lock = DataDirLock::take(data_dir)?;
-            let file = Sqlite::open(&lock.path().join("openclaw.db")).await?;
+            let file = Sqlite::open(&lock.path().join(sqlite::FILE)).await?;
             Ok(Seams {
                 queue: Arc::new(SqliteQueue::new(file.clone())),
                 store: Arc::new(SqliteStore::new(file)),
@@ -91,10 +93,13 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
         } => Ok(Seams {
             queue: Arc::new(
                 RabbitMq::connect(amqp_url, Options::named(name))
-                    .map_err(|error| BackendError::Address(error.to_string()))?,
+                    .map_err(|error| BackendError::Address(format!("backend.distributed.amqp_url: {error}")))?,
             ),
             store: Arc::new(Postgres::connect(database_url, database)?),
-            cache: Arc::new(Redis::connect(redis_url).map_err(|error| BackendError::Address(error.to_string()))?),
+            cache: Arc::new(
+                Redis::connect(redis_url)
+                    .map_err(|error| BackendError::Address(format!("backend.distributed.redis_url: {error}")))?,
+            ),
             names: Names {
                 queue: "rabbitmq",
                 store: "postgresql",
@@ -102,5 +107,35 @@ pub async fn open(backend: &Backend, database: &Database, name: &str) -> Result<
             },
             lock: None,
         }),
+    }
+}
+
+/// Looks at what is behind the backends, for `openclaw check`; nothing is made or changed there but queues of the look's own,
+/// which go with it. `bots` are the names that have queues.
+pub async fn checkup(backend: &Backend, database: &Database, bots: &[BotId]) -> Vec<Finding> {
+    match backend {
+        Backend::Embedded { data_dir } => sqlite::checkup(data_dir).await,
+        Backend::Distributed {
+            amqp_url,
+            redis_url,
+            database_url,
+        } => {
+            let stored = async {
+                match Postgres::connect(database_url, database) {
+                    Ok(postgres) => postgres.checkup().await,
+                    Err(error) => vec![Finding::wrong(
+                        "postgresql",
+                        error.to_string(),
+                        "correct `backend.distributed.database_url`",
+                    )],
+                }
+            };
+            let (queue, cache, store) = tokio::join!(
+                rabbitmq::checkup::checkup(amqp_url, bots),
+                redis::checkup::checkup(redis_url),
+                stored
+            );
+            [queue, cache, store].concat()
+        }
     }
 }

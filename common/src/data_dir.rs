@@ -4,7 +4,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::checkup::Finding;
+
 const LOCK_FILE: &str = "openclaw.lock";
+/// With less than this SQLite soon has no room for its log.
+const LEAST_MIB: u64 = 64;
+/// A million events of the usual size.
+const FEW_MIB: u64 = 1024;
 
 /// Holds a data folder until it is dropped or its process ends, however that happens: the operating system keeps the
 /// lock, not the file's presence, so nothing is ever left behind.
@@ -79,6 +85,38 @@ impl DataDirLock {
     }
 }
 
+/// How much room the file system of a data folder has, the folder's nearest parent while it is not there itself.
+#[must_use]
+pub fn free_space(folder: &Path) -> Finding {
+    const WHAT: &str = "data_dir";
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let free = match rustix::fs::statvfs(there) {
+        Ok(system) => system.f_bavail.saturating_mul(system.f_frsize),
+        Err(error) => {
+            let detail = format!("{} cannot be looked at: {error}", there.display());
+            return Finding::wrong(WHAT, detail, "look at the folder's owner and rights");
+        }
+    };
+    if !there.is_dir() || rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_err() {
+        let detail = format!("{} cannot be written", there.display());
+        return Finding::wrong(WHAT, detail, "give the folder to the user that runs openclaw");
+    }
+    room(WHAT, &folder.display().to_string(), free)
+}
+
+fn room(what: &str, folder: &str, free: u64) -> Finding {
+    const MIB: u64 = 1024 * 1024;
+    let detail = format!("{} MiB free for {folder}", free / MIB);
+    let to_do = "free disk space, or move `backend.embedded.data_dir`: without room events are answered 503";
+    if free < LEAST_MIB * MIB {
+        Finding::wrong(what, detail, to_do)
+    } else if free < FEW_MIB * MIB {
+        Finding::warning(what, detail, to_do)
+    } else {
+        Finding::ok(what, detail)
+    }
+}
+
 fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
@@ -96,6 +134,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
     use super::*;
+    use crate::checkup::Verdict;
 
     #[test]
     fn a_second_taker_is_told_the_first_ones_pid_until_it_lets_go() {
@@ -125,6 +164,23 @@ mod tests {
         let text = fs::read_to_string(folder.path().join(LOCK_FILE)).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
         drop(lock);
+    }
+
+    #[test]
+    fn a_full_disk_is_wrong_and_a_nearly_full_one_unwise() {
+        const MIB: u64 = 1024 * 1024;
+        let result = |free| room("data_dir", "data", free).result;
+        assert_eq!(result(63 * MIB), Verdict::Wrong);
+        assert_eq!(result(1023 * MIB), Verdict::Warning);
+        assert_eq!(result(1024 * MIB), Verdict::Ok);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(
+            free_space(&file.join("data")).result,
+            Verdict::Wrong,
+            "no folder can be made below a file"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`budget`] | the monthly calls of a tenant: months, thresholds, forecast |
 //! | [`backend`] | the one `match` that chooses the backends |
+//! | [`checkup`] | what a look at another server found |
 //! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
 //! | [`data_dir`] | the embedded backends' folder: one process at a time |
 //! | [`sqlite`] | the one file of the embedded backends |
@@ -37,6 +38,7 @@ pub mod bot;
 pub mod budget;
 pub mod cache;
 pub mod caches;
+pub mod checkup;
 pub mod config;
 pub mod crypto;
 pub mod data_dir;

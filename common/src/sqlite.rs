@@ -5,8 +5,15 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
 
+use crate::checkup::Finding;
+use crate::data_dir;
 use crate::store::StoreError;
+
+/// The file's name in the data folder.
+pub(crate) const FILE: &str = "openclaw.db";
+const SQLITE: &str = "sqlite";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -54,6 +61,56 @@ impl Sqlite {
     pub(crate) fn schema_version() -> i64 {
         MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
     }
+}
+
+/// What `openclaw check` says of a data folder and the file in it. Neither is made, opened for writing or locked: a node may be
+/// running on it.
+pub(crate) async fn checkup(folder: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let path = folder.join(FILE);
+    if path.exists() {
+        findings.push(match look(&path).await {
+            Ok((version, schema)) if schema > Sqlite::schema_version() => Finding::wrong(
+                SQLITE,
+                format!(
+                    "{} was written by a newer version of this program (SQLite {version}, schema {schema})",
+                    path.display()
+                ),
+                "run that version, or give this one another `backend.embedded.data_dir`",
+            ),
+            Ok((version, schema)) => Finding::ok(
+                SQLITE,
+                format!("SQLite {version}, {} has schema version {schema}", path.display()),
+            ),
+            Err(error) => Finding::wrong(
+                SQLITE,
+                format!("{} cannot be read: {error}", path.display()),
+                "look at the file's owner and rights; if it is damaged, restore it from a backup",
+            ),
+        });
+    } else {
+        let detail = format!("{} is made at the first start", path.display());
+        findings.push(Finding::ok(SQLITE, detail));
+    }
+    findings.push(data_dir::free_space(folder));
+    findings
+}
+
+/// The library's version and the file's schema.
+async fn look(path: &Path) -> Result<(String, i64), sqlx::Error> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .connect()
+        .await?;
+    let version = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&mut connection)
+        .await?;
+    let schema = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok((version, schema))
 }
 
 fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {

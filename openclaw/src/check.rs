@@ -1,95 +1,64 @@
-//! `openclaw check`: every mistake in the configuration at once, then a look at each dependency.
+//! `openclaw check`: every mistake in the configuration at once, then a look at each server and at each bot's app.
+//!
+//! | file | job |
+//! |---|---|
+//! | `report` | findings, for people or for machines, and how the program ends |
+//! | `apps` | each bot's app, at Feishu |
+//!
+//! What is asked of a server stands beside its driver (`checkup.rs` in RabbitMQ's, Redis's and PostgreSQL's folders), because
+//! roles say the same of it when they start.
 
-use std::time::Duration;
+mod apps;
+mod report;
 
-use openclaw_common::backend::{self, Seams};
-use openclaw_common::queue::{Link, Queue};
+use openclaw_common::backend;
+use openclaw_common::checkup::Finding;
+use openclaw_common::config::{self, Environment, Loaded};
+use openclaw_worker::feishu::Examiner;
 
+use self::report::Report;
 use crate::cli::Check;
 use crate::exit::Failure;
-use crate::{node, print};
 
-/// A dependency that takes longer counts as unreachable.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What the files themselves are called.
+const CONFIGURATION: &str = "configuration";
 
 pub(crate) async fn run(arguments: Check) -> Result<(), Failure> {
     let folder = &arguments.folder.config;
-    let loaded = node::load(folder)?;
-    for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
-        print::line(&format!("warning: {sentence}"));
-    }
-    let names: Vec<&str> = loaded.bots.iter().map(|bot| bot.id.as_str()).collect();
-    print::line(&format!(
-        "{}: the configuration is valid; bots: {}",
-        folder.display(),
-        list(&names)
-    ));
-    if arguments.offline {
-        return Ok(());
-    }
-    let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
-        .await
-        .map_err(node::backend_failure)?;
-    let Seams {
-        queue,
-        store,
-        cache,
-        names,
-        ..
-    } = &seams;
-    let answers = [
-        (names.queue, within(link_up(queue.as_ref())).await),
-        (
-            names.cache,
-            within(async { cache.ping().await.map_err(|error| error.to_string()) }).await,
-        ),
-        (
-            names.store,
-            within(async { store.ready().await.map_err(|error| error.to_string()) }).await,
-        ),
-    ];
-    queue.close().await;
-    let mut unreachable = Vec::new();
-    for (name, answer) in answers {
-        match answer {
-            Ok(()) => print::line(&format!("{name}: answers")),
-            Err(error) => unreachable.push(format!("{name}: {error}")),
+    let mut report = Report::new(arguments.json);
+    let loaded = match config::load(folder, &Environment::of_process()) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            for mistake in mistakes.iter() {
+                report.mistake(mistake);
+            }
+            return Err(Failure::usage(mistakes));
         }
+    };
+    for sentence in loaded.warnings.iter().chain(&loaded.not_yet) {
+        report.add(Finding::warning(CONFIGURATION, sentence, ""));
     }
-    if unreachable.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::unreachable(unreachable.join("\n")))
-    }
-}
-
-fn list(names: &[&str]) -> String {
-    if names.is_empty() {
+    let names: Vec<_> = loaded.bots.iter().map(|bot| bot.id.as_str()).collect();
+    let bots = if names.is_empty() {
         "none yet".to_owned()
     } else {
         names.join(", ")
+    };
+    let detail = format!("{}: the configuration is valid; bots: {bots}", folder.display());
+    report.add(Finding::ok(CONFIGURATION, detail));
+    if !arguments.offline {
+        look(&loaded, &mut report).await?;
     }
+    report.end()
 }
 
-async fn link_up(queue: &dyn Queue) -> Result<(), String> {
-    let mut link = queue.link();
-    loop {
-        let state = link.borrow_and_update().clone();
-        match state {
-            Link::Up => return Ok(()),
-            Link::Blocked(reason) => return Err(format!("refuses publishes: {reason}")),
-            // The first attempt is still running, or failed and is repeated.
-            Link::Down(reason) => {
-                if tokio::time::timeout(PATIENCE, link.changed()).await.is_err() {
-                    return Err(reason);
-                }
-            }
-        }
-    }
-}
-
-async fn within<T>(answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    tokio::time::timeout(PATIENCE + Duration::from_secs(1), answer)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+async fn look(loaded: &Loaded, report: &mut Report) -> Result<(), Failure> {
+    let examiner = Examiner::new().map_err(|error| anyhow::anyhow!(error))?;
+    let queues: Vec<_> = loaded.bots.all_served().map(|bot| bot.id.clone()).collect();
+    let (servers, apps) = tokio::join!(
+        backend::checkup(&loaded.config.backend, &loaded.config.database, &queues),
+        apps::look(&examiner, &loaded.bots),
+    );
+    servers.into_iter().chain(apps).for_each(|finding| report.add(finding));
+    Ok(())
 }

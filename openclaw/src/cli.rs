@@ -143,6 +143,9 @@ pub(crate) struct Check {
     /// Only read the files
     #[arg(long)]
     pub(crate) offline: bool,
+    /// For machines: JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

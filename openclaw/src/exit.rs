@@ -27,6 +27,14 @@ impl Failure {
         }
     }
 
+    /// 70: it was reached, and is wrong.
+    pub(crate) fn wrong(text: impl fmt::Display) -> Self {
+        Self {
+            code: 70,
+            text: text.to_string(),
+        }
+    }
+
     /// The code for the system.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)

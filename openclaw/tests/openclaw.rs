@@ -3,6 +3,7 @@
 
 mod openclaw {
     mod bots;
+    mod check;
     mod command_line;
     mod dlq;
     mod faults;

@@ -35,10 +35,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
-use axum::routing::{patch, post};
+use axum::routing::{get, patch, post};
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::clock::monotonic_us;
 use crate::server::Gate;
 use admit::Incoming;
 use target::Target;
@@ -116,6 +117,7 @@ pub(crate) fn routes() -> Router<Gate> {
             "/open-apis/auth/v3/tenant_access_token/internal",
             post(tenant_access_token),
         )
+        .route("/open-apis/bot/v3/info", get(bot_info))
         .route("/open-apis/im/v1/messages", post(create))
         .route(
             "/open-apis/im/v1/messages/{message_id}",
@@ -129,6 +131,16 @@ pub(crate) fn routes() -> Router<Gate> {
 
 async fn tenant_access_token(State(gate): State<Gate>, body: Bytes) -> Response {
     send::issue_token(&gate, &body).await
+}
+
+/// Needs no scope and counts against no limit here.
+async fn bot_info(State(gate): State<Gate>, headers: HeaderMap) -> Response {
+    let app = gate
+        .sim
+        .state()
+        .tokens
+        .authenticate(authorization(&headers), monotonic_us());
+    respond::bot(app)
 }
 
 async fn create(

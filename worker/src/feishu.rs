@@ -7,6 +7,7 @@
 //! | `answer` | what an HTTP answer means |
 //! | `code` | Feishu's error codes, as one table |
 //! | `transport` | connections, deadlines, limits |
+//! | `checkup` | what `openclaw check` asks about each bot |
 //!
 //! Every way a send can end is an [`Outcome`]; there are no other errors. What matters most in it is whether a copy of the
 //! message may exist although nobody said so (*ambiguous*): only the same uuid makes another try safe then, and only for an
@@ -15,11 +16,13 @@
 use std::time::Duration;
 
 mod answer;
+mod checkup;
 mod client;
 mod code;
 mod token;
 mod transport;
 
+pub use checkup::Examiner;
 pub use client::Client;
 pub use transport::ClientError;
 

@@ -11,6 +11,7 @@
 //! | `openclaw:probe` | nothing: whether the server can be written to |
 //! | `openclaw:kv:<key>` | values; keys that begin with `openclaw:` stand as they are |
 
+pub(crate) mod checkup;
 mod filter;
 mod guard;
 mod link;

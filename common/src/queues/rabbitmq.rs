@@ -5,6 +5,7 @@
 //! | `link` | one supervised connection and its epochs |
 //! | `wire` | its socket, which can be cut |
 //! | `topology` | names and arguments of exchanges and queues |
+//! | `checkup`, `greeting`, `shape` | what `openclaw check` asks: is it there, does it take publishes, are our queues ours |
 //! | `publisher` | the publishing connection: bursts and confirms |
 //! | `line` | which of a bot's events go out as one message |
 //! | `packing` | how many events that is, to tell a queue's depth |
@@ -17,14 +18,17 @@
 //! publishes (`reliability.md` §0.6). Works unchanged on RabbitMQ 3.10 to 4.x.
 
 mod acks;
+pub(crate) mod checkup;
 mod codec;
 mod consumer;
+mod greeting;
 mod line;
 mod link;
 #[cfg(feature = "measured")]
 pub mod measured;
 mod packing;
 mod publisher;
+mod shape;
 mod suspects;
 mod topology;
 mod wire;

@@ -5,6 +5,7 @@
 
 mod apply;
 mod begin;
+mod checkup;
 mod dead;
 mod due;
 mod link;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use sqlx::PgConnection;
 
 use crate::bot::BotId;
+use crate::checkup::Finding;
 use crate::config::Database;
 use crate::envelope::EventKey;
 use crate::secret::Secret;
@@ -47,6 +49,11 @@ impl Postgres {
         Ok(Self {
             link: Link::new(url, settings)?,
         })
+    }
+
+    /// What `openclaw check` says of the server and the schema.
+    pub(crate) async fn checkup(&self) -> Vec<Finding> {
+        checkup::checkup(&self.link).await
     }
 }
 

@@ -153,6 +153,21 @@ pub(super) async fn token(result: Result<Issued, Refusal>, fault: Option<Fault>)
     garble(truth, fault).await
 }
 
+/// Answers who the bot of an app is: flat as well.
+pub(super) fn bot(app: Result<std::sync::Arc<str>, Refusal>) -> Response {
+    match app {
+        Ok(app) => {
+            let bot = serde_json::json!({
+                "activate_status": 2, "app_name": format!("Bot of {app}"), "avatar_url": "", "ip_white_list": [],
+                "open_id": format!("ou_bot_{app}"),
+            });
+            let answer = serde_json::json!({ "code": 0, "msg": "ok", "bot": bot });
+            json(StatusCode::OK, &answer, &log_id())
+        }
+        Err(refusal) => failure(&refusal),
+    }
+}
+
 /// A server error of the platform.
 pub(crate) fn server_error(status: u16) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

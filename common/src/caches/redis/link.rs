@@ -1,5 +1,6 @@
 //! The one connection to Redis: supervised, so that a caller gets an answer in time or an error at once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,7 +17,9 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::checkup;
 use crate::cache::CacheError;
+use crate::checkup::Finding;
 use crate::secret::Secret;
 
 /// One attempt to connect, the handshake included.
@@ -45,6 +48,8 @@ pub(super) struct Link {
 #[derive(Debug, Default)]
 struct Current {
     epoch: ArcSwapOption<Epoch>,
+    /// Why there is none, as last heard.
+    trouble: ArcSwapOption<String>,
 }
 
 /// Makes connections that are fit for use.
@@ -101,10 +106,11 @@ impl Link {
 
     /// The connection as it is now.
     pub(super) fn epoch(&self) -> Result<Arc<Epoch>, CacheError> {
-        self.current
-            .epoch
-            .load_full()
-            .ok_or_else(|| CacheError("not connected to Redis".to_owned()))
+        self.current.epoch.load_full().ok_or_else(|| {
+            let trouble = self.current.trouble.load();
+            let reason = trouble.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+            CacheError(format!("not connected to Redis{reason}"))
+        })
     }
 
     /// Runs one exchange on a connection, within `limit`.
@@ -175,17 +181,26 @@ fn breaks(error: &RedisError) -> bool {
 
 async fn supervise(greeter: Greeter, current: Arc<Current>) {
     let mut pause = Duration::ZERO;
+    let mut said = HashSet::new();
     loop {
         match timeout(CONNECT, greeter.connect())
             .await
             .unwrap_or_else(|_| Err(timed_out()))
         {
-            Ok(epoch) => {
+            Ok((epoch, findings)) => {
                 tracing::info!("connected to Redis");
+                // Once a process: a server that comes back is mostly the same one.
+                for finding in findings
+                    .into_iter()
+                    .filter(|finding| said.insert(finding.detail.clone()))
+                {
+                    tracing::warn!(dependency = finding.what, to_do = finding.to_do, "{}", finding.detail);
+                }
                 pause = Duration::ZERO;
                 let epoch = Arc::new(epoch);
                 current.epoch.store(Some(epoch.clone()));
                 let reason = watch(&epoch).await;
+                current.trouble.store(Some(Arc::new(reason.clone())));
                 current.end(&epoch);
                 tracing::warn!(reason, "lost Redis; going on without it");
             }
@@ -193,6 +208,7 @@ async fn supervise(greeter: Greeter, current: Arc<Current>) {
                 if pause.is_zero() {
                     tracing::warn!(%error, "cannot reach Redis; going on without it");
                 }
+                current.trouble.store(Some(Arc::new(error.to_string())));
                 pause = (pause * 2).clamp(Duration::from_millis(50), RECONNECT);
                 let jitter = rand::rng().random_range(0.5..=1.0);
                 sleep(pause.mul_f64(jitter)).await;
@@ -219,7 +235,7 @@ async fn watch(epoch: &Epoch) -> String {
 }
 
 impl Greeter {
-    async fn connect(&self) -> Result<Epoch, RedisError> {
+    async fn connect(&self) -> Result<(Epoch, Vec<Finding>), RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None)
@@ -228,25 +244,21 @@ impl Greeter {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-        let run_id = about
-            .lines()
-            .find_map(|line| line.strip_prefix("run_id:"))
-            .unwrap_or("unknown")
-            .trim()
-            .to_owned();
+        let about = checkup::about(&mut connection).await?;
+        let run_id = checkup::field(&about, "run_id").unwrap_or("unknown").to_owned();
         let mut born = self.born.prepare_invoke();
         born.key(self.born_key).arg(&run_id);
         let _nothing: redis::Value = born.invoke_async(&mut connection).await?;
         for script in &self.known {
             script.prepare_invoke().load_async(&mut connection).await?;
         }
-        Ok(Epoch {
+        let epoch = Epoch {
             connection,
             run_id,
             timeouts: AtomicU32::new(0),
             failed: Notify::new(),
-        })
+        };
+        Ok((epoch, checkup::judge(&about)))
     }
 }
 

@@ -43,7 +43,7 @@ const HEARTBEAT: u16 = 10;
 /// Where the broker is, and how this process introduces itself.
 #[derive(Clone, Debug)]
 pub(super) struct Broker {
-    uri: AMQPUri,
+    pub(super) uri: AMQPUri,
     name: String,
 }
 

@@ -42,31 +42,45 @@ pub(super) fn bot_queue(bot: &BotId) -> String {
 
 /// Declares what all bots share.
 pub(super) async fn declare_shared(channel: &Channel) -> Result<(), QueueError> {
-    let unlimited = || arguments([("x-delivery-limit", UNLIMITED.into())]);
     exchange(channel, UNROUTED, ExchangeKind::Fanout, FieldTable::default()).await?;
-    queue(channel, UNROUTED, unlimited(), UNROUTED, "").await?;
+    queue(channel, UNROUTED, unrouted_arguments(), UNROUTED, "").await?;
     exchange(channel, DEAD, ExchangeKind::Fanout, FieldTable::default()).await?;
-    let mut single = unlimited();
+    queue(channel, DEAD, dead_arguments(), DEAD, "").await?;
+    exchange(channel, EVENTS, ExchangeKind::Direct, events_arguments()).await
+}
+
+pub(super) fn unrouted_arguments() -> FieldTable {
+    arguments([("x-delivery-limit", UNLIMITED.into())])
+}
+
+pub(super) fn dead_arguments() -> FieldTable {
+    let mut single = unrouted_arguments();
     single.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-    queue(channel, DEAD, single, DEAD, "").await?;
+    single
+}
+
+pub(super) fn events_arguments() -> FieldTable {
     // What finds no queue goes to `unrouted` instead of nowhere: so publishes need not be `mandatory`, whose returns
     // lapin pairs with the wrong publish as soon as two are in flight (`reliability.md` §0.1).
     let mut alternate = FieldTable::default();
     alternate.insert("alternate-exchange".into(), text(UNROUTED));
-    exchange(channel, EVENTS, ExchangeKind::Direct, alternate).await
+    alternate
 }
 
 /// Declares one bot's queue and routes its events there.
 pub(super) async fn declare_bot(channel: &Channel, bot: &BotId) -> Result<(), QueueError> {
-    let arguments = arguments([
+    queue(channel, &bot_queue(bot), bot_arguments(), EVENTS, bot.as_str()).await
+}
+
+pub(super) fn bot_arguments() -> FieldTable {
+    arguments([
         ("x-delivery-limit", DELIVERY_LIMIT.into()),
         ("x-single-active-consumer", AMQPValue::Boolean(true)),
         ("x-dead-letter-exchange", text(DEAD)),
         ("x-dead-letter-strategy", text("at-least-once")),
         // Without it at-least-once silently becomes at-most-once (`feasibility.md` §2).
         ("x-overflow", text("reject-publish")),
-    ]);
-    queue(channel, &bot_queue(bot), arguments, EVENTS, bot.as_str()).await
+    ])
 }
 
 /// How many messages of `name` are ready, or `None` when there is no such queue. A missing queue closes the channel.
@@ -156,6 +170,16 @@ fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
 /// queue that has no leader.
 pub(super) fn is_fatal(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR)))
+}
+
+/// Whether the broker says that there is no such exchange or queue.
+pub(super) fn is_missing(error: &lapin::Error) -> bool {
+    soft_error(error) == Some(&AMQPSoftError::NOTFOUND)
+}
+
+/// Whether the broker says that its user may not do that.
+pub(super) fn is_refused(error: &lapin::Error) -> bool {
+    soft_error(error) == Some(&AMQPSoftError::ACCESSREFUSED)
 }
 
 /// Which bots' queues are known to exist. Shared by both links: whoever learns that one is gone says so here.
