@@ -94,9 +94,8 @@ class Stage:
             return self.serve(text)
         if text.startswith("systemctl enable --now "):
             return self.unit(text)
-        done = subprocess.run(
-            ["bash", "-euc", text], cwd=self.cwd, capture_output=True, text=True, timeout=PATIENCE * 4, check=False
-        )
+        command = ["timeout", str(PATIENCE), "bash", "-euc", text]
+        done = subprocess.run(command, cwd=self.cwd, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"`{text}` ends with {done.returncode}: {(done.stderr or done.stdout).strip()[-600:]}"
         return None
