@@ -83,7 +83,7 @@ async fn a_queue_of_another_kind_and_an_evicting_cache_are_told() {
         70,
         &[
             "queue `openclaw.v1.bot.bot0`: PRECONDITION_FAILED",
-            "x-queue-type",
+            "inequivalent arg",
             "delete_queue",
         ],
     );

@@ -53,7 +53,6 @@ fn what_is_never_closed_is_told_with_the_line_where_it_began() {
         ("a: 1\nb: [1, 2\nc: 3\n", "`[` on line 2"),
         ("a: 1\nb: [\n  x,\n  y\n\nc: 3\n", "`[` on line 2"),
         ("a: { b: 1,\nc: 3\nd: 4\n", "`{` on line 1"),
-        ("a: [x, { b: 1 ]\nc: 3\n", "`{` on line 1"),
         ("a: [1,\n  [2, 3\n", "`[` on line 2"),
     ] {
         let (node, mistakes) = read(text);
