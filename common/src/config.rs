@@ -375,6 +375,8 @@ pub struct Security {
     pub max_body: usize,
     /// Lets a bot without `encrypt_key` start: its events are authenticated by the token alone.
     pub allow_plaintext: bool,
+    /// Takes the old card callback, which proves no more than the verification token (SHA-1).
+    pub legacy_cards: bool,
 }
 
 impl Default for Security {
@@ -386,6 +388,7 @@ impl Default for Security {
             rate_limit: None,
             max_body: 1024 * 1024,
             allow_plaintext: false,
+            legacy_cards: false,
         }
     }
 }

@@ -4,12 +4,52 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
 
-/// The event type of a call of the send API: its body is a [`crate::send::SendOrder`], and no handler is asked. Feishu's own
-/// types never begin so.
+/// What the types of our own events begin with. Nothing that was pushed may have one.
+pub const OWN_TYPES: &str = "openclaw.";
+/// The event type of a call of the send API, for people and reports: what is done with it is decided by its [`Origin`].
 pub const SEND: &str = "openclaw.send";
+
+/// Who made an event. Only our own code sets it: what a pushed body says of itself decides nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The platform pushed it: a handler is asked.
+    Push,
+    /// Somebody called the send API: the body is a [`crate::send::SendOrder`], and no handler is asked.
+    Send,
+}
+
+impl Origin {
+    /// Of an event that an older program left without its origin; there the type told. What somebody pushed under the type
+    /// of a send in those days goes no further: a push has fields that no [`crate::send::SendOrder`] has.
+    #[must_use]
+    pub fn of_older(event_type: &str) -> Self {
+        if event_type == SEND { Self::Send } else { Self::Push }
+    }
+
+    /// As stored.
+    #[must_use]
+    pub fn as_number(self) -> i16 {
+        match self {
+            Self::Push => 0,
+            Self::Send => 1,
+        }
+    }
+
+    /// The inverse of [`Origin::as_number`]; `None` for what a newer program stored.
+    #[must_use]
+    pub fn from_number(number: i64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Push),
+            1 => Some(Self::Send),
+            _ => None,
+        }
+    }
+}
 
 /// What makes two pushes the same event, across re-pushes, nodes and restarts.
 ///
@@ -46,6 +86,8 @@ impl fmt::Display for EventKey {
 pub struct Envelope {
     /// Identity; the Store's primary key.
     pub key: EventKey,
+    /// Who made it.
+    pub origin: Origin,
     /// The bot that answers.
     pub bot: BotId,
     /// Feishu's event type, such as `im.message.receive_v1`.

@@ -1,6 +1,6 @@
 //! Who goes first when a bot cannot send everything at once.
 
-use crate::envelope::{Envelope, SEND};
+use crate::envelope::{Envelope, Origin};
 
 /// How urgent an event is. Lower comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,10 +20,11 @@ impl Priority {
     pub fn of(envelope: &Envelope, replay_generation: u32) -> Self {
         if replay_generation > 0 {
             Self::Replay
-        } else if &*envelope.event_type == SEND {
-            Self::Notification
         } else {
-            Self::Answer
+            match envelope.origin {
+                Origin::Push => Self::Answer,
+                Origin::Send => Self::Notification,
+            }
         }
     }
 

@@ -1,38 +1,43 @@
 //! The HTTP server loop of every role: bounded in connections, in time and at its end.
 //!
 //! * A request's headers take at most [`Limits::headers`], a pause between two requests [`Limits::idle`].
-//! * There are at most [`Limits::connections`]. One more makes the one that has been idle longest go, so that sockets that
-//!   ask for nothing, however many, keep no request out.
+//! * There are at most [`Limits::connections`]. One more makes one of the heaviest address go, so that one client's sockets,
+//!   however many and in whatever state, keep nobody else's requests out (`serve/open.rs`).
+//! * An answer to a request that was not read to its end says that it is the connection's last.
 //! * Stopping means: accept nothing new, finish open requests within [`Limits::finish`], cut the rest.
 //!
 //! Handlers find the peer's address in `ConnectInfo<SocketAddr>`. Bounding a request's body and duration is theirs.
 
+mod arrival;
 mod heads;
+mod open;
+mod share;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use self::arrival::Arrival;
 use self::heads::Heads;
-use crate::telemetry;
+use self::open::{Connection, Open, Owner};
+pub use self::share::share;
 
 /// A request's headers, and what hyper reads ahead of a body, in bytes. Feishu's headers are below 1 KiB.
 const READ_BUFFER: usize = 32 * 1024;
@@ -45,9 +50,11 @@ const ENOUGH_FILES: u64 = 65_536;
 const BACKLOG: u32 = 4096;
 /// Between two tries while the system hands out no sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Between two lines that say that places are short.
+const SHORT_PAUSE: Duration = Duration::from_secs(10);
 
 /// What one listener takes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections, as far as the system allows that many files.
     pub connections: usize,
@@ -58,6 +65,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For open requests once stopped.
     pub finish: Duration,
+    /// Proxies whose connections carry other people's requests (`security.trusted_proxies`): they are not one client.
+    pub proxies: Vec<IpNet>,
 }
 
 impl Default for Limits {
@@ -67,6 +76,7 @@ impl Default for Limits {
             headers: Duration::from_secs(5),
             idle: Duration::from_secs(75),
             finish: Duration::from_secs(3),
+            proxies: Vec::new(),
         }
     }
 }
@@ -90,7 +100,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves `router` until `shutdown`; returns when the last request has ended or was cut.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     let connections = limits.connections.min(raise_open_files());
-    let open = Arc::new(Open::default());
+    let open = Arc::new(Open::new(limits.proxies));
     let tasks = TaskTracker::new();
     let (finish, cut) = (CancellationToken::new(), CancellationToken::new());
     let mut server = http1::Builder::new();
@@ -100,8 +110,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         .header_read_timeout(limits.idle)
         .max_buf_size(READ_BUFFER);
 
-    while let Some((stream, peer)) = next(&listener, &open, connections, &shutdown).await {
-        let connection = open.enter(&cut);
+    let mut door = Door::new(open.clone(), connections);
+    while let Some((stream, peer)) = door.next(&listener, &shutdown).await {
+        let connection = open.enter(open.owner(peer.ip()), &cut);
         let heads = Heads::new(stream, connection.state.clone(), limits.headers);
         let served = run(server.clone(), heads, peer, router.clone(), connection, finish.clone());
         tasks.spawn(served);
@@ -119,34 +130,60 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     }
 }
 
-/// The next connection, once there is room for it; `None` when it is time to stop.
-async fn next(
-    listener: &TcpListener,
-    open: &Open,
-    limit: usize,
-    shutdown: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr)> {
-    let room = async {
+/// Where connections come in.
+struct Door {
+    open: Arc<Open>,
+    places: usize,
+    /// When it was said last that places are short.
+    said: Option<Instant>,
+}
+
+impl Door {
+    fn new(open: Arc<Open>, places: usize) -> Self {
+        Self {
+            open,
+            places,
+            said: None,
+        }
+    }
+
+    /// The next connection, once there is room for it; `None` when it is time to stop.
+    async fn next(&mut self, listener: &TcpListener, shutdown: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+        let accepted = shutdown.run_until_cancelled(self.accept(listener)).await?;
+        let owner = self.open.owner(accepted.1.ip());
+        while self.open.count() >= self.places {
+            self.make_room(owner);
+            let freed = tokio::time::timeout(ACCEPT_PAUSE, self.open.left.notified());
+            shutdown.run_until_cancelled(freed).await?.ok();
+        }
+        Some(accepted)
+    }
+
+    async fn accept(&mut self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
         loop {
             match listener.accept().await {
-                Ok(accepted) => break accepted,
+                Ok(accepted) => return accepted,
                 // The peer has gone again: nobody's problem.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::error!(%error, "no connection can be accepted");
-                    open.evict();
+                    self.make_room(Owner::Proxied);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-    };
-    let accepted = shutdown.run_until_cancelled(room).await?;
-    while open.count() >= limit {
-        open.evict();
-        let freed = tokio::time::timeout(ACCEPT_PAUSE, open.left.notified());
-        shutdown.run_until_cancelled(freed).await?.ok();
     }
-    Some(accepted)
+
+    fn make_room(&mut self, newcomer: Owner) {
+        let Some(from) = self.open.make_room(newcomer) else {
+            return;
+        };
+        if self.said.is_none_or(|said| said.elapsed() >= SHORT_PAUSE) {
+            self.said = Some(Instant::now());
+            let places = self.places;
+            tracing::warn!(places, %from, "all places for connections are taken: whoever holds most of them gives some up");
+        }
+    }
 }
 
 async fn run(
@@ -159,14 +196,22 @@ async fn run(
 ) {
     let state = connection.state.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        state.begin();
+        state.begin(request.body().is_end_stream());
         request.extensions_mut().insert(ConnectInfo(peer));
+        let request = request.map(|body| Arrival::new(body, state.clone()));
         let answer = router.clone().call(request);
         let state = state.clone();
         async move {
             let answer: Result<Response, Infallible> = answer.await;
-            state.end();
-            answer
+            let read = state.end();
+            answer.map(|mut answer| {
+                if !read {
+                    // What is left of the request is in the way of the next one.
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                answer
+            })
         }
     });
     let mut served = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
@@ -182,105 +227,6 @@ async fn run(
     // Timeouts and clients that go away are everyday life.
     if let Some(Err(error)) = connection.state.cut.run_until_cancelled(served).await {
         tracing::debug!(%error, %peer, "connection ended");
-    }
-}
-
-/// The open connections, to find the one that has been idle longest.
-#[derive(Default)]
-struct Open {
-    by_number: Mutex<Numbered>,
-    left: Notify,
-}
-
-#[derive(Default)]
-struct Numbered {
-    last: u64,
-    states: HashMap<u64, Arc<State>>,
-}
-
-struct State {
-    opened: Instant,
-    /// Milliseconds after `opened` since when it has no request; [`BUSY`] while it has one.
-    idle_since: AtomicU64,
-    /// Requests whose headers have been read.
-    begun: AtomicU64,
-    cut: CancellationToken,
-}
-
-const BUSY: u64 = u64::MAX;
-
-impl State {
-    fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        self.idle_since.store(BUSY, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(BUSY - 1);
-        self.idle_since.store(since, Ordering::Relaxed);
-    }
-
-    fn idle_from(&self) -> Option<Instant> {
-        match self.idle_since.load(Ordering::Relaxed) {
-            BUSY => None,
-            since => Some(self.opened + Duration::from_millis(since)),
-        }
-    }
-}
-
-impl Open {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Numbered> {
-        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self) -> usize {
-        self.lock().states.len()
-    }
-
-    fn enter(self: &Arc<Self>, cut: &CancellationToken) -> Connection {
-        let state = Arc::new(State {
-            opened: Instant::now(),
-            idle_since: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
-            cut: cut.child_token(),
-        });
-        let mut numbered = self.lock();
-        numbered.last += 1;
-        let number = numbered.last;
-        numbered.states.insert(number, state.clone());
-        telemetry::CONNECTIONS.add(1.0);
-        Connection {
-            open: self.clone(),
-            number,
-            state,
-        }
-    }
-
-    /// Cuts the connection that has been idle longest, if any is idle.
-    fn evict(&self) {
-        let numbered = self.lock();
-        let idle = numbered.states.values().filter(|state| !state.cut.is_cancelled());
-        if let Some((_, state)) = idle
-            .filter_map(|state| Some((state.idle_from()?, state)))
-            .min_by_key(|(since, _)| *since)
-        {
-            state.cut.cancel();
-        }
-    }
-}
-
-/// One open connection; leaves the list when dropped, also by a panic.
-struct Connection {
-    open: Arc<Open>,
-    number: u64,
-    state: Arc<State>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.lock().states.remove(&self.number);
-        self.open.left.notify_one();
-        telemetry::CONNECTIONS.add(-1.0);
     }
 }
 

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use openclaw_common::bot::Bot;
 use openclaw_common::crypto::same_secret;
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, OWN_TYPES, Origin};
 use openclaw_common::time::now_ms;
 
 use crate::document::{Document, Text, complaint};
+use crate::id;
 use crate::reply::{Code, Refusal};
+use crate::send::SEND_KEYS;
 use crate::verify::{Opened, Proof, unsigned};
 
-/// Longest key, type, lane or tenant, in bytes. Feishu's are below 70; AMQP and the tables hold this.
-const LONGEST: usize = 128;
+/// Feishu's are below 40 bytes.
+const LONGEST_CHALLENGE: usize = 256;
+/// The keys of old card clicks begin so.
+const OLD_CARD_KEYS: &str = "card-";
 /// The old card callback names no type; this is its name in Feishu's documentation.
 const OLD_CARD: &str = "card.action.trigger_v1";
 
@@ -41,22 +45,29 @@ struct Parts<'json> {
     card: bool,
 }
 
-/// Reads a verified body (`feishu-protocol.md` §1.4: `schema`, else `uuid`, else a challenge, else an old card).
+/// Reads a verified body.
 pub(crate) fn identify(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
-    let document: Document<'_> = serde_json::from_slice(&opened.body).map_err(|error| match opened.proof {
-        Proof::Unsigned if bot.credentials.encrypt_key.is_some() => unsigned(),
-        _ => Refusal::malformed(format!("the body is not a push: {}", complaint(&error))),
-    })?;
+    // Whoever has no signature could have somebody else's ciphertext, changed here and there: what it says is not told.
+    let tells = opened.proof != Proof::Unsigned || bot.credentials.encrypt_key.is_none();
+    read(bot, opened).map_err(|refusal| if tells { refusal } else { unsigned() })
+}
+
+/// `feishu-protocol.md` §1.4: `schema`, else `uuid`, else a challenge, else an old card.
+fn read(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
+    let document: Document<'_> = serde_json::from_slice(&opened.body)
+        .map_err(|error| Refusal::malformed(format!("the body is not a push: {}", complaint(&error))))?;
     let has_schema = !document.schema.as_str().is_empty();
     let has_uuid = !document.uuid.as_str().is_empty();
     if !has_schema && !has_uuid && document.r#type.as_str() == "url_verification" {
         check_token(bot, &document.token)?;
-        return Ok(Push::Challenge(document.challenge.as_str().to_owned()));
+        return challenge(document.challenge.as_str());
     }
     if !document.encrypt.as_str().is_empty() {
-        return Err(Refusal::malformed(
-            "the body is encrypted, but the bot has no `encrypt_key` in its credentials",
-        ));
+        return Err(match bot.credentials.encrypt_key {
+            None => Refusal::malformed("the body is encrypted, but the bot has no `encrypt_key` in its credentials"),
+            Some(_) if opened.proof == Proof::SignedCard => unsigned(),
+            Some(_) => Refusal::malformed("the body is encrypted twice"),
+        });
     }
     let parts = if has_schema {
         v2(bot, opened.proof, &document)?
@@ -65,14 +76,24 @@ pub(crate) fn identify(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
     } else if !document.open_message_id.as_str().is_empty() {
         old_card(opened.proof, &document)?
     } else {
-        return Err(match opened.proof {
-            Proof::Unsigned if bot.credentials.encrypt_key.is_some() => unsigned(),
-            _ => Refusal::malformed("the body is neither an event nor a challenge nor a card click"),
-        });
+        return Err(Refusal::malformed(
+            "the body is neither an event nor a challenge nor a card click",
+        ));
     };
     let card = parts.card;
     let envelope = envelope(bot, opened, parts)?;
     Ok(Push::Event { envelope, card })
+}
+
+/// What is echoed is short and plain: no address of ours says what somebody else wants it to say.
+fn challenge(text: &str) -> Result<Push, Refusal> {
+    let printable = |byte: u8| matches!(byte, b' '..=b'~');
+    if (1..=LONGEST_CHALLENGE).contains(&text.len()) && text.bytes().all(printable) {
+        return Ok(Push::Challenge(text.to_owned()));
+    }
+    Err(Refusal::malformed(format!(
+        "the challenge is not 1 to {LONGEST_CHALLENGE} printable ASCII characters"
+    )))
 }
 
 fn v2<'json>(bot: &Bot, proof: Proof, document: &'json Document<'json>) -> Result<Parts<'json>, Refusal> {
@@ -87,7 +108,7 @@ fn v2<'json>(bot: &Bot, proof: Proof, document: &'json Document<'json>) -> Resul
         _ => header.event_id.as_str(),
     };
     Ok(Parts {
-        key: key.into(),
+        key: foreign(key)?,
         event_type,
         tenant: header.tenant_key.as_str(),
         created_ms: unix_ms(header.create_time.as_str()),
@@ -102,7 +123,7 @@ fn v1<'json>(bot: &Bot, proof: Proof, document: &'json Document<'json>) -> Resul
     let event = &document.event;
     authenticate(bot, proof, &document.token, event.app_id.as_str())?;
     Ok(Parts {
-        key: document.uuid.as_str().into(),
+        key: foreign(document.uuid.as_str())?,
         event_type: event.r#type.as_str(),
         tenant: event.tenant_key.as_str(),
         created_ms: unix_ms(document.ts.as_str()),
@@ -116,7 +137,10 @@ fn v1<'json>(bot: &Bot, proof: Proof, document: &'json Document<'json>) -> Resul
 /// It carries no verification token and no app: its signature, made with the token, is all there is.
 fn old_card<'json>(proof: Proof, document: &'json Document<'json>) -> Result<Parts<'json>, Refusal> {
     if proof == Proof::Unsigned {
-        return Err(unsigned());
+        return Err(Refusal::new(
+            Code::BadSignature,
+            "an old card callback needs its SHA-1 signature and `security.legacy_cards: true`",
+        ));
     }
     // The click's own token tells clicks apart. It can update the card for half an hour, so only its hash becomes a key.
     let click = document.token.as_str();
@@ -125,7 +149,7 @@ fn old_card<'json>(proof: Proof, document: &'json Document<'json>) -> Result<Par
     }
     let digest = blake3::hash(click.as_bytes());
     Ok(Parts {
-        key: format!("card-{}", hex::encode(&digest.as_bytes()[..16])).into(),
+        key: format!("{OLD_CARD_KEYS}{}", hex::encode(&digest.as_bytes()[..16])).into(),
         event_type: OLD_CARD,
         tenant: document.tenant_key.as_str(),
         created_ms: 0,
@@ -166,16 +190,27 @@ fn envelope(bot: &Bot, opened: &Opened, parts: Parts<'_>) -> Result<Envelope, Re
     if parts.key.is_empty() || parts.event_type.is_empty() {
         return Err(Refusal::malformed("the event has no id or no type"));
     }
-    let lane = parts.chat.or(parts.open_chat.or(parts.person.or(&parts.key)));
-    if [&*parts.key, parts.event_type, parts.tenant, lane]
-        .iter()
-        .any(|text| text.len() > LONGEST)
-    {
+    let ids = [
+        ("id", &*parts.key),
+        ("type", parts.event_type),
+        ("tenant", parts.tenant),
+        ("chat id", parts.chat.as_str()),
+        ("open chat id", parts.open_chat.as_str()),
+        ("open id", parts.person.as_str()),
+    ];
+    for (name, text) in ids {
+        if let Some(complaint) = id::complaint(text) {
+            return Err(Refusal::malformed(format!("the event's {name} {complaint}")));
+        }
+    }
+    if begins(parts.event_type, OWN_TYPES) {
         return Err(Refusal::malformed(format!(
-            "an id, type, chat or tenant of the event is longer than {LONGEST} bytes"
+            "the event's type begins with `{OWN_TYPES}`, as only OpenClaw's own do"
         )));
     }
+    let lane = parts.chat.or(parts.open_chat.or(parts.person.or(&parts.key)));
     Ok(Envelope {
+        origin: Origin::Push,
         event_type: parts.event_type.into(),
         chat: lane.into(),
         tenant: parts.tenant.into(),
@@ -189,6 +224,21 @@ fn envelope(bot: &Bot, opened: &Opened, parts: Parts<'_>) -> Result<Envelope, Re
         traceparent: None,
         body: opened.body.clone(),
     })
+}
+
+/// The key that a push brings. Those that are made here are another name space: nobody takes the place of a send.
+fn foreign(key: &str) -> Result<Arc<str>, Refusal> {
+    if [SEND_KEYS, OLD_CARD_KEYS].iter().any(|own| begins(key, own)) {
+        return Err(Refusal::malformed(
+            "the event's id begins as only ids that OpenClaw makes do",
+        ));
+    }
+    Ok(key.into())
+}
+
+fn begins(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// Feishu writes times in seconds, milliseconds or microseconds (`feishu-protocol.md` §1.2): the number of digits tells.

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Stored};
+use crate::body::Longest;
 use crate::gate::Gates;
 use crate::identify::{Push, identify};
 use crate::overload::{Capacity, Overload, Permit};
@@ -93,6 +94,7 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
         .merge(routes);
     let limits = Limits {
         finish: drain.finish,
+        proxies: node.config.security.trusted_proxies.clone(),
         ..Limits::default()
     };
     let stop = CancellationToken::new();
@@ -151,7 +153,9 @@ async fn push(
             return Err(Refusal::new(Code::Method, "events are pushed with POST"));
         }
         let bot = bot.ok_or_else(route::no_such_bot)?;
-        node.take(bot, &head.headers, body, begun).await
+        // A trusted proxy that names nobody is the one who asks.
+        let client = client.unwrap_or(peer.ip());
+        node.take(bot, &head.headers, body, client, begun).await
     };
     let outcome = tokio::time::timeout(ANSWER, outcome)
         .await
@@ -161,8 +165,19 @@ async fn push(
 }
 
 impl Node {
-    async fn take(&self, bot: &Bot, headers: &HeaderMap, body: Body, begun: Instant) -> Result<Reply, Refusal> {
-        let (raw, permit) = body::read(headers, body, bot.security.max_body, &self.overload).await?;
+    async fn take(
+        &self,
+        bot: &Bot,
+        headers: &HeaderMap,
+        body: Body,
+        client: IpAddr,
+        begun: Instant,
+    ) -> Result<Reply, Refusal> {
+        let longest = Longest {
+            any: bot.security.max_body,
+            unsigned: verify::longest_unsigned(bot, headers),
+        };
+        let (raw, permit) = body::read(headers, body, longest, client, &self.overload).await?;
         let opened = verify::open(bot, headers, raw)?;
         let (mut envelope, card) = match identify(bot, &opened)? {
             Push::Challenge(challenge) => return Ok(Reply::Challenge(challenge)),

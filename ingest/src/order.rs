@@ -5,6 +5,7 @@ use openclaw_common::send::SendOrder;
 use serde_json::{Map, Value};
 
 use crate::reply::{Code, Refusal};
+use crate::{content, id};
 
 /// Message types that Feishu sends (`feishu-protocol.md` §6.3).
 const TYPES: [&str; 11] = [
@@ -25,8 +26,8 @@ const MAX_CARD: usize = 30 * 1024;
 const MAX_TEXT: usize = 150 * 1024;
 /// What Feishu's request holds besides receiver, type and content: names, punctuation and the longest uuid.
 const AROUND: usize = 120;
-/// Of an id, an address or a name.
-const LONGEST_ID: usize = 128;
+/// Of a field's name and of a time, in characters.
+const LONGEST_SHOWN: usize = 64;
 /// Further ahead is a slip of the finger.
 const FURTHEST_MS: i64 = 366 * 24 * 3600 * 1000;
 
@@ -56,18 +57,21 @@ pub(crate) fn parse(body: &[u8], now_ms: i64) -> Result<(Through, SendOrder), Re
         return Err(wrong("msg_type", &format!("is not one of {}", TYPES.join(", "))));
     }
     let content = match fields.remove("content") {
-        Some(content @ Value::Object(_)) => content.to_string(),
+        Some(Value::Object(content)) => {
+            content::check(&msg_type, &content).map_err(Refusal::malformed)?;
+            Value::Object(content).to_string()
+        }
         Some(_) => return Err(wrong("content", "must be a JSON object, such as {\"text\": \"hello\"}")),
         None => return Err(wrong("content", "is missing")),
     };
-    let send_at_ms = match text(&mut fields, "send_at")? {
-        Some(time) => Some(send_at(&time, now_ms)?),
-        None => None,
+    let send_at_ms = match fields.remove("send_at") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(time)) => Some(send_at(&time, now_ms)?),
+        Some(_) => return Err(wrong("send_at", "must be a string")),
     };
     if let Some(unknown) = fields.keys().next() {
-        let name: String = unknown.chars().take(LONGEST_ID).collect();
         return Err(wrong(
-            &name,
+            &shown(unknown),
             "unknown field, known here: bot, pool, to, msg_type, content, send_at",
         ));
     }
@@ -81,17 +85,25 @@ pub(crate) fn parse(body: &[u8], now_ms: i64) -> Result<(Through, SendOrder), Re
     Ok((through, order))
 }
 
-/// A short text without control characters; `None` when it is absent or null.
+/// An id or a name; `None` when it is absent or null.
 fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Refusal> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => {
-            let plain = !text.is_empty() && text.len() <= LONGEST_ID && !text.chars().any(char::is_control);
-            let sentence = format!("must be 1 to {LONGEST_ID} bytes without control characters");
-            plain.then_some(Some(text)).ok_or_else(|| wrong(name, &sentence))
-        }
+        Some(Value::String(text)) if text.is_empty() => Err(wrong(name, "is empty")),
+        Some(Value::String(text)) => match id::complaint(&text) {
+            Some(complaint) => Err(wrong(name, complaint)),
+            None => Ok(Some(text)),
+        },
         Some(_) => Err(wrong(name, "must be a string")),
     }
+}
+
+/// A field's name as answers and logs may show it.
+fn shown(name: &str) -> String {
+    let shown = name
+        .chars()
+        .filter(|char| char.is_alphanumeric() || char.is_ascii_graphic());
+    shown.take(LONGEST_SHOWN).collect()
 }
 
 fn send_at(text: &str, now_ms: i64) -> Result<i64, Refusal> {
@@ -157,6 +169,12 @@ mod tests {
             (r#""oc_1""#, r#""""#, "to"),
             (r#""text","#, r#""dance","#, "msg_type"),
             (r#"{"text":"hi"}"#, r#""hi""#, "content"),
+            (r#"{"text":"hi"}"#, r#""{\"text\":\"hi\"}""#, "content"),
+            (r#"{"text":"hi"}"#, "{}", "content.text"),
+            (r#"{"text":"hi"}"#, r#"{"text":""}"#, "content.text"),
+            (r#""oc_1""#, r#""oc_1\n2026-11-30 ERROR forged""#, "to"),
+            (r#""oc_1""#, r#""oc 1""#, "to"),
+            (r#""bot":"bot1""#, r#""bot":"bot1","send_at":7"#, "send_at"),
             (r#""bot":"bot1""#, r#""bot":"bot1","send_at":"tomorrow""#, "send_at"),
             (
                 r#""bot":"bot1""#,
@@ -173,6 +191,13 @@ mod tests {
                 refusal.message
             );
         }
+        let forged = GOOD.replace("{\"bot\"", "{\"x\\n2026-11-30 ERROR forged\":1,\"bot\"");
+        let refusal = parse(forged.as_bytes(), 0).unwrap_err();
+        assert!(
+            refusal.message.starts_with("x2026-11-30ERRORforged: unknown"),
+            "{}",
+            refusal.message
+        );
         for nonsense in ["", "[]", "{"] {
             assert_eq!(parse(nonsense.as_bytes(), 0).unwrap_err().code, Code::Malformed);
         }
@@ -186,15 +211,18 @@ mod tests {
 
     #[test]
     fn feishus_own_limits_hold_at_the_door() {
-        let sized = |kind: &str, size: usize| {
+        let sized = |kind: &str, content: &str, size: usize| {
             let body = GOOD
                 .replace("\"text\",", &format!("\"{kind}\","))
-                .replace("hi", &"x".repeat(size));
+                .replace(r#"{"text":"hi"}"#, &content.replace("hi", &"x".repeat(size)));
             parse(body.as_bytes(), 0).map_err(|refusal| refusal.code)
         };
-        assert!(sized("text", 149 * 1024).is_ok());
-        assert_eq!(sized("text", 150 * 1024).unwrap_err(), Code::TooLarge);
-        assert!(sized("interactive", 29 * 1024).is_ok());
-        assert_eq!(sized("post", 30 * 1024).unwrap_err(), Code::TooLarge);
+        let text = r#"{"text":"hi"}"#;
+        let card = r#"{"elements":[{"tag":"hi"}]}"#;
+        let post = r#"{"zh_cn":{"content":[[{"tag":"text","text":"hi"}]]}}"#;
+        assert!(sized("text", text, 149 * 1024).is_ok());
+        assert_eq!(sized("text", text, 150 * 1024).unwrap_err(), Code::TooLarge);
+        assert!(sized("interactive", card, 29 * 1024).is_ok());
+        assert_eq!(sized("post", post, 30 * 1024).unwrap_err(), Code::TooLarge);
     }
 }

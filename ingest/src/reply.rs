@@ -169,6 +169,12 @@ pub(crate) fn respond(outcome: &Result<Reply, Refusal>) -> Response<Body> {
                 },
             });
             let mut response = json(code.status(), body);
+            if *code == Code::TooLarge {
+                // Whoever sends too much is not listened to any longer, and is told so.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             if *code == Code::Method {
                 response
                     .headers_mut()

@@ -15,6 +15,10 @@ use crate::reply::{Code, Refusal, Reply};
 const PAUSE: Duration = Duration::from_secs(1);
 /// Of a path, in an access line.
 const LONGEST_PATH: usize = 200;
+/// Of a method, which may be any word.
+const LONGEST_METHOD: usize = 16;
+/// Of Feishu's id of a push.
+const LONGEST_LOG_ID: usize = 128;
 
 /// The node's log about its requests.
 #[derive(Debug)]
@@ -97,12 +101,13 @@ impl Throttle {
 /// `POST /webhook/bot1 200 accepted 3.1 ms 203.0.113.7`
 fn access(head: &Parts, client: Option<IpAddr>, took: Duration, outcome: &Result<Reply, Refusal>) {
     let path = head.uri.path();
-    let path = path.get(..LONGEST_PATH).unwrap_or(path);
-    let method = &head.method;
+    let path = cut(path, LONGEST_PATH);
+    let method = cut(head.method.as_str(), LONGEST_METHOD);
     let took = took.as_secs_f64() * 1000.0;
     let client = client.map_or_else(|| "-".to_owned(), |client| client.to_string());
     // Feishu's own id of the push, for its support.
     let log_id = head.headers.get("x-tt-logid").and_then(|value| value.to_str().ok());
+    let log_id = log_id.map(|log_id| cut(log_id, LONGEST_LOG_ID));
     match outcome {
         Ok(reply) => {
             tracing::info!(target: ACCESS, log_id, "{method} {path} {} {} {took:.1} ms {client}", reply.status().as_u16(), reply.result());
@@ -112,6 +117,10 @@ fn access(head: &Parts, client: Option<IpAddr>, took: Duration, outcome: &Result
             tracing::error!(target: ACCESS, log_id, "{method} {path} {status} {code} {took:.1} ms {client}");
         }
     }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
 
 #[cfg(test)]

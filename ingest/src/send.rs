@@ -6,7 +6,7 @@
 //! while the cache remembers the first (409); else the worker, which can compare with the first copy, makes a dead letter of
 //! it. So that it gets there, the duplicate filter knows a send by key **and** body.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,19 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, Response, header};
 use openclaw_common::bot::{Bot, BotSet};
-use openclaw_common::envelope::{Envelope, EventKey, SEND};
+use openclaw_common::envelope::{Envelope, EventKey, Origin, SEND};
 use openclaw_common::time::now_ms;
 
 use crate::accept::Stored;
+use crate::body::Longest;
 use crate::node::{ANSWER, Node, traceparent};
 use crate::order::{self, Through};
 use crate::reply::{Code, Refusal, Reply, respond};
 use crate::{address, body};
 
 const LONGEST_KEY: usize = 255;
+/// The keys of sends begin so, and nobody else's.
+pub(crate) const SEND_KEYS: &str = "snd_";
 
 pub(crate) async fn send(
     State(node): State<Arc<Node>>,
@@ -39,7 +42,8 @@ pub(crate) async fn send(
         if head.method != Method::POST {
             return Err(Refusal::new(Code::Method, "messages are sent with POST"));
         }
-        node.order(&head.headers, body, begun).await
+        let client = client.unwrap_or(peer.ip());
+        node.order(&head.headers, body, client, begun).await
     };
     let outcome = tokio::time::timeout(ANSWER, outcome)
         .await
@@ -78,9 +82,13 @@ impl Node {
         }
     }
 
-    async fn order(&self, headers: &HeaderMap, body: Body, begun: Instant) -> Result<Reply, Refusal> {
+    async fn order(&self, headers: &HeaderMap, body: Body, client: IpAddr, begun: Instant) -> Result<Reply, Refusal> {
         let idempotency_key = idempotency_key(headers)?;
-        let (raw, permit) = body::read(headers, body, self.config.security.max_body, &self.overload).await?;
+        let longest = Longest {
+            any: self.config.security.max_body,
+            unsigned: None,
+        };
+        let (raw, permit) = body::read(headers, body, longest, client, &self.overload).await?;
         let now = now_ms();
         let (through, order) = order::parse(&raw, now)?;
         drop(raw);
@@ -93,6 +101,7 @@ impl Node {
         let envelope = Envelope {
             key: EventKey::new(app_id.clone(), id.clone()),
             bot: receiver.id.clone(),
+            origin: Origin::Send,
             event_type: SEND.into(),
             chat: order.to.into(),
             tenant: "".into(),
@@ -176,5 +185,5 @@ fn id(app_id: &str, idempotency_key: Option<&str>) -> String {
         }
         None => rand::random(),
     };
-    format!("snd_{}", hex::encode(sixteen))
+    format!("{SEND_KEYS}{}", hex::encode(sixteen))
 }

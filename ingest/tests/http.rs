@@ -5,6 +5,8 @@
 //! | `answers` | what each kind of request is answered with |
 //! | `delivery` | an event answered with 200 is in the queue, once |
 //! | `servers` | the same with RabbitMQ and Redis, whole and broken |
+//! | `forged` | what is pushed passes for nothing else |
+//! | `hostile` | one address keeps nobody else's events out |
 //! | `limits` | no client can keep the events of others out |
 //! | `stop` | stopping loses nothing |
 
@@ -12,6 +14,8 @@ mod http {
     mod answers;
     mod client;
     mod delivery;
+    mod forged;
+    mod hostile;
     mod limits;
     mod servers;
     mod stop;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::BotId;
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source, Unreadable};
 use openclaw_common::store::{Burial, StoreError};
@@ -108,6 +108,7 @@ pub(crate) async fn bury_unreadable(engine: &Engine, bot: &BotId, unreadable: Un
     let envelope = Envelope {
         key: EventKey::new("unreadable", key),
         bot: bot.clone(),
+        origin: Origin::Push,
         event_type: "unreadable".into(),
         chat: "".into(),
         tenant: "".into(),

@@ -198,7 +198,7 @@ impl Received {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use openclaw_common::bot::BotId;
-    use openclaw_common::envelope::EventKey;
+    use openclaw_common::envelope::{EventKey, Origin};
 
     use super::*;
 
@@ -206,6 +206,7 @@ mod tests {
         let envelope = Envelope {
             key: EventKey::new("cli_1", "om_1"),
             bot: BotId::new("bot1").unwrap(),
+            origin: Origin::Push,
             event_type: event_type.into(),
             chat: "oc_lane".into(),
             tenant: "".into(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use openclaw_common::bot::{Bot, BotSet};
 use openclaw_common::cache::Level;
 use openclaw_common::config::{Quota, Rate, SendKind};
-use openclaw_common::envelope::{Envelope, SEND};
+use openclaw_common::envelope::{Envelope, Origin};
 
 use crate::action::Action;
 use crate::people::Person;
@@ -58,9 +58,9 @@ impl Receiver {
 
 /// What an event's sends are for. Somebody who asks through the send API can wait longer than somebody who wrote.
 pub(crate) fn send_kind(envelope: &Envelope) -> SendKind {
-    match &*envelope.event_type {
-        SEND => SendKind::Notify,
-        _ => SendKind::Reply,
+    match envelope.origin {
+        Origin::Send => SendKind::Notify,
+        Origin::Push => SendKind::Reply,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openclaw_common::envelope::{Envelope, EventKey, SEND};
+use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_common::queue::Receipt;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{Burial, Row};
@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Whether this event is a send that somebody asked for.
 pub(crate) fn is_order(envelope: &Envelope) -> bool {
-    &*envelope.event_type == SEND
+    envelope.origin == Origin::Send
 }
 
 /// Whether this row is that of a second body: replayed or not, it is not sent.
@@ -131,4 +131,39 @@ fn other(engine: &Engine, second: &Envelope) -> Result<Envelope, String> {
         body,
         ..second.clone()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use openclaw_common::bot::BotId;
+    use openclaw_common::envelope::SEND;
+    use openclaw_common::priority::Priority;
+
+    use super::*;
+
+    #[test]
+    fn what_was_pushed_is_no_order_whatever_its_type_and_body_say() {
+        let order = SendOrder {
+            to: "ou_victim".to_owned(),
+            msg_type: "text".to_owned(),
+            content: "{}".to_owned(),
+            send_at_ms: None,
+        };
+        let of = |origin| Envelope {
+            key: EventKey::new("cli_1", "ev_1"),
+            origin,
+            bot: BotId::new("bot1").unwrap(),
+            event_type: SEND.into(),
+            chat: "oc_1".into(),
+            tenant: "".into(),
+            created_ms: 0,
+            received_ms: 0,
+            traceparent: None,
+            body: order.encode(),
+        };
+        assert!(is_order(&of(Origin::Send)) && !is_order(&of(Origin::Push)));
+        assert_eq!(Priority::of(&of(Origin::Push), 0), Priority::Answer);
+    }
 }

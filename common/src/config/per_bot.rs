@@ -213,6 +213,7 @@ fn security(section: &mut Section<'_>, security: &mut Security) {
     section.set("rate_limit", &mut security.rate_limit, scalar::rate);
     section.set("max_body", &mut security.max_body, scalar::size(1..=MAX_BODY));
     section.set("allow_plaintext", &mut security.allow_plaintext, scalar::boolean);
+    section.set("legacy_cards", &mut security.legacy_cards, scalar::boolean);
 }
 
 fn feishu(section: &mut Section<'_>, feishu: &mut Feishu) {

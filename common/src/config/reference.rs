@@ -243,6 +243,12 @@ pub const KEYS: &[Key] = &[
         "Lets a bot without `encrypt_key` start; its events are authenticated by the verification token alone.",
     ),
     key(
+        "security.legacy_cards",
+        BOOLEAN,
+        "false",
+        "Takes clicks of the old card callback (`card.action.trigger_v1`), which are signed with SHA-1 and the verification token: whoever knows the token can make one.",
+    ),
+    key(
         "feishu.base_url",
         "`http://` or `https://` URL",
         "https://open.feishu.cn",

@@ -4,7 +4,6 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::State;
+use super::open::State;
 
 /// Ends when the headers of a request have not come within the limit after their first byte.
 pub(super) struct Heads {
@@ -46,7 +45,7 @@ impl Heads {
     }
 
     fn begun(&self) -> u64 {
-        self.state.begun.load(Ordering::Relaxed)
+        self.state.begun()
     }
 }
 

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
@@ -27,6 +27,11 @@ async fn start(limits: Limits) -> Server {
                 "at last"
             }),
         )
+        .route(
+            "/body",
+            post(|body: bytes::Bytes| async move { body.len().to_string() }),
+        )
+        .route("/unread", post(|| async { "not interested" }))
         .route("/hang", get(|| async { std::future::pending::<()>().await }))
         .route("/panic", get(panics))
         .route(
@@ -139,6 +144,59 @@ async fn idle_sockets_keep_no_request_out() {
         answer(&mut busy).await.ends_with("at last"),
         "a request was cut for an idle socket"
     );
+}
+
+/// A connection from another address of this machine.
+async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_requests_of_one_address_cut_no_newcomer_of_another() {
+    let limits = Limits {
+        connections: 80,
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    let address = server.address;
+    let mut hostile = tokio::task::JoinSet::new();
+    for number in 0..160 {
+        // Each comes again as soon as it is cut; every other one is in the middle of a body.
+        let half: &[u8] = match number % 2 {
+            0 => b"POST /body HTTP/1.1\r\nhost:",
+            _ => b"POST /body HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\n1",
+        };
+        hostile.spawn(async move {
+            loop {
+                let mut stream = connect_from("127.0.0.2", address).await;
+                stream.write_all(half).await.ok();
+                stream.read_to_end(&mut Vec::new()).await.ok();
+            }
+        });
+    }
+    for _ in 0..8 {
+        let mut stream = connect_from("127.0.0.1", address).await;
+        // From far away the headers take their time.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        assert!(answer(&mut stream).await.ends_with("here"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_an_unread_body_says_that_the_connection_ends() {
+    let server = start(Limits::default()).await;
+    let request = |path: &str| format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\n123456789");
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for (path, closes) in [("/body", false), ("/body", false), ("/unread", true)] {
+        stream.write_all(request(path).as_bytes()).await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(answer.contains("connection: close"), closes, "{answer}");
+    }
+    assert!(is_closed_within(&mut stream, Duration::from_secs(5)).await);
 }
 
 #[tokio::test]

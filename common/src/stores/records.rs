@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::bot::BotId;
-use crate::envelope::{Envelope, EventKey};
+use crate::envelope::{Envelope, EventKey, Origin};
 use crate::priority::Priority;
 use crate::store::{
     ActionReport, ActionRow, ActionState, Arrival, Begun, Behind, Calls, DeadLetter, Inspection, Row, Spent, Standing,
@@ -24,6 +24,8 @@ pub(super) struct EventRecord {
     bot: String,
     pub(super) chat: String,
     event_type: String,
+    /// `None` in a row of an older program.
+    origin: Option<i64>,
     tenant: String,
     happened_ms: i64,
     received_ms: i64,
@@ -106,6 +108,7 @@ impl EventRecord {
     pub(super) fn into_row(self, given: Option<&Arc<Envelope>>, actions: Vec<ActionRow>) -> Result<Row, StoreError> {
         let envelope = match (self.body, given) {
             (Some(body), _) => Arc::new(Envelope {
+                origin: origin(self.origin, &self.event_type)?,
                 key: EventKey::new(self.app_id, self.key),
                 bot: bot(&self.bot)?,
                 event_type: self.event_type.into(),
@@ -293,6 +296,15 @@ pub(super) fn behind(rows: impl Iterator<Item = HeldRecord>) -> HashMap<Arc<str>
 /// A stored bot id.
 pub(super) fn bot(name: &str) -> Result<BotId, StoreError> {
     BotId::new(name).map_err(|error| StoreError::Internal(error.to_string()))
+}
+
+/// A stored origin.
+fn origin(number: Option<i64>, event_type: &str) -> Result<Origin, StoreError> {
+    match number {
+        None => Ok(Origin::of_older(event_type)),
+        Some(number) => Origin::from_number(number)
+            .ok_or_else(|| StoreError::Internal(format!("{number} is no origin of an event that this program knows"))),
+    }
 }
 
 /// A stored count.

@@ -45,6 +45,10 @@ catalogue! {
     REQUESTS_IN_FLIGHT = Gauge("openclaw_requests_in_flight");
     /// Open HTTP connections of this process.
     CONNECTIONS = Gauge("openclaw_connections");
+    /// Connections closed to make room because their address held most of all places.
+    CONNECTIONS_CUT = Counter("openclaw_connections_cut_total");
+    /// Request bodies given up half-way to make room because their address held most of the memory for bodies.
+    BODIES_CUT = Counter("openclaw_bodies_cut_total");
     /// Events stored without the duplicate filter because the cache did not answer in time.
     UNFILTERED = Counter("openclaw_unfiltered_total");
     /// Events waiting in a bot's queue, as ingest last saw it.

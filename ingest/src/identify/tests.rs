@@ -157,17 +157,17 @@ fn a_v2_header_wins_over_a_challenge_in_the_same_body() {
 #[test]
 fn a_challenge_is_echoed_only_for_the_right_token() {
     let body = |token: &str| json!({ "type": "url_verification", "token": token, "challenge": "a \"b\" \\ c" });
-    for (bot, proof) in [
-        (bot(Some("key")), Proof::Unsigned),
-        (bot(Some("key")), Proof::Signed),
-        (bot(None), Proof::Unsigned),
+    for (bot, proof, refused) in [
+        (bot(Some("key")), Proof::Unsigned, "bad_signature"),
+        (bot(Some("key")), Proof::Signed, "bad_token"),
+        (bot(None), Proof::Unsigned, "bad_token"),
     ] {
         let challenge = push(&bot, proof, &body("vtoken").to_string()).unwrap();
         assert!(matches!(challenge, Push::Challenge(text) if text == "a \"b\" \\ c"));
-        assert_eq!(code(&bot, proof, &body("wrong")), "bad_token");
+        assert_eq!(code(&bot, proof, &body("wrong")), refused);
         assert_eq!(
             code(&bot, proof, &json!({ "type": "url_verification", "challenge": "c" })),
-            "bad_token"
+            refused
         );
     }
 }

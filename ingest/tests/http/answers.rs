@@ -10,9 +10,11 @@ use openclaw_common::envelope::EventKey;
 use openclaw_common::seal::{KeyRing, key_id};
 use openclaw_common::secret::Secret;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::client::Push;
+use super::client::{Push, answer};
 use super::world::{Embedded, bot, event, message, plain_bot, taken};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +72,9 @@ async fn a_card_click_is_answered_with_the_bot_s_toast_after_it_is_queued() {
         kind: "success".to_owned(),
         content: "已\"收到\"".to_owned(),
     });
-    let silent = bot("bot2");
+    let mut silent = bot("bot2");
+    toasting.security.legacy_cards = true;
+    silent.security.legacy_cards = true;
     let node = backends.start(&[toasting.clone(), silent.clone()]).await;
     let toast = r#"{"toast":{"type":"success","content":"已\"收到\""}}"#;
     for (bot, expected) in [(&toasting, toast), (&silent, "{}")] {
@@ -92,6 +96,115 @@ async fn a_card_click_is_answered_with_the_bot_s_toast_after_it_is_queued() {
         assert_eq!(&*events[0].event_type, "card.action.trigger");
         assert_eq!(&*events[1].event_type, "card.action.trigger_v1");
         assert!(events.iter().all(|event| &*event.chat == "oc_9"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_card_click_is_taken_only_from_a_bot_that_wants_it_and_never_decrypted() {
+    let backends = Embedded::open().await;
+    let (keyed, plain) = (bot("bot1"), plain_bot("bot2"));
+    let mut legacy = bot("bot3");
+    legacy.security.legacy_cards = true;
+    let node = backends.start(&[keyed.clone(), plain.clone(), legacy.clone()]).await;
+    let click = json!({ "open_id": "ou_1", "open_message_id": "om_1", "open_chat_id": "oc_9", "token": "c-1" });
+    for bot in [&keyed, &plain] {
+        let answer = Push::old_card(bot, &click).send(node.address).await;
+        assert_eq!(answer.status, 401);
+        assert!(
+            answer.body.contains("bad_signature") && answer.body.contains("legacy_cards"),
+            "{}",
+            answer.body
+        );
+        taken(&backends.queue, bot, 0).await;
+    }
+    assert_eq!(Push::old_card(&legacy, &click).send(node.address).await.status, 200);
+    taken(&backends.queue, &legacy, 1).await;
+    // Whoever knows the token alone learns nothing about a ciphertext: whether its padding is right, what it is.
+    let encrypt = |plain: &[u8]| openclaw_common::crypto::encrypt("key of bot3", [7; 16], plain);
+    let mut broken = encrypt(b"hello");
+    broken.replace_range(30..31, if broken[30..31] == *"A" { "B" } else { "A" });
+    let event = message(&legacy, "om_2").to_string();
+    let mut answers = Vec::new();
+    for ciphertext in [
+        encrypt(b"hello"),
+        broken,
+        encrypt(event.as_bytes()),
+        encrypt(&[0xff]),
+        "AAAA".to_owned(),
+    ] {
+        answers.push(
+            Push::old_card(&legacy, &json!({ "encrypt": ciphertext }))
+                .send(node.address)
+                .await,
+        );
+    }
+    assert!(
+        answers
+            .iter()
+            .all(|answer| *answer == answers[0] && answer.status == 401),
+        "{answers:?}"
+    );
+    taken(&backends.queue, &legacy, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_has_no_signature_nobody_learns_more_than_that_it_is_no_challenge() {
+    let backends = Embedded::open().await;
+    let bot = bot("bot1");
+    let node = backends.start(std::slice::from_ref(&bot)).await;
+    let challenge = |token: &str, text: &str| json!({ "type": "url_verification", "token": token, "challenge": text });
+    let encrypt = |plain: &[u8]| openclaw_common::crypto::encrypt("key of bot1", [7; 16], plain);
+    let mut broken = encrypt(b"{}");
+    broken.replace_range(30..31, if broken[30..31] == *"A" { "B" } else { "A" });
+    let long = "x".repeat(257);
+    let mut answers = Vec::new();
+    for ciphertext in [
+        encrypt(b"no JSON"),
+        broken,
+        encrypt(&[0xff]),
+        encrypt(b"{}"),
+        encrypt(message(&bot, "om_1").to_string().as_bytes()),
+        encrypt(challenge("another token", "c").to_string().as_bytes()),
+        encrypt(challenge("token of bot1", &long).to_string().as_bytes()),
+        encrypt(challenge("token of bot1", "").to_string().as_bytes()),
+        encrypt(challenge("token of bot1", "a\nb").to_string().as_bytes()),
+        encrypt(br#"{"encrypt":"abc"}"#),
+    ] {
+        let push = Push::plain("/webhook/bot1", json!({ "encrypt": ciphertext }).to_string());
+        answers.push(push.send(node.address).await);
+    }
+    assert!(
+        answers
+            .iter()
+            .all(|answer| *answer == answers[0] && answer.status == 401),
+        "{answers:?}"
+    );
+    let longest = challenge("token of bot1", &long[1..]);
+    assert_eq!(Push::encrypted(&bot, &longest).send(node.address).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_not_read_to_its_end_is_the_connection_s_last() {
+    let backends = Embedded::open().await;
+    let bot = bot("bot1");
+    let node = backends.start(std::slice::from_ref(&bot)).await;
+    let too_large = Push::plain("/webhook/bot1", vec![b' '; 1024 * 1024 + 1]).forge();
+    let compressed = Push::event(&bot, &message(&bot, "om_1")).header("Content-Encoding", "gzip");
+    let nobody = Push::event(&bot, &message(&bot, "om_1")).to("/webhook/nobody");
+    for (push, status) in [(too_large, 413), (compressed, 415), (nobody, 404)] {
+        let answer = push.send(node.address).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.head.contains("connection: close"), "{}", answer.head);
+    }
+    // After any other answer it goes on.
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    let mut wrong = Push::event(&bot, &message(&bot, "om_1"));
+    wrong.body.push(b' ');
+    for (push, status) in [(wrong, 401), (Push::event(&bot, &message(&bot, "om_1")), 200)] {
+        stream.write_all(&push.bytes()).await.unwrap();
+        let answer = answer(&mut stream).await.unwrap();
+        assert_eq!(answer.status, status);
+        assert!(!answer.head.contains("connection: close"), "{}", answer.head);
     }
 }
 
@@ -188,7 +301,7 @@ async fn every_refusal_has_its_status_and_its_body() {
             "encrypted with another key and unsigned",
             unsigned_garbled,
             401,
-            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge may come without one"}}"#,
+            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge with the bot's `verification_token` may come without one"}}"#,
         ),
         (
             "encrypted for a bot without a key",
@@ -200,25 +313,25 @@ async fn every_refusal_has_its_status_and_its_body() {
             "one byte more than was signed",
             tampered,
             401,
-            r#"{"error":{"code":"bad_signature","message":"the signature does not fit the body: is the bot's `encrypt_key` the one in Feishu's console?"}}"#,
+            r#"{"error":{"code":"bad_signature","message":"the signature does not fit the body: is the bot's `encrypt_key` the one in Feishu's console? (Old card callbacks need `security.legacy_cards: true`.)"}}"#,
         ),
         (
             "not signed",
             Push::encrypted(&keyed, &message(&keyed, "om_1")),
             401,
-            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge may come without one"}}"#,
+            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge with the bot's `verification_token` may come without one"}}"#,
         ),
         (
             "neither signed nor encrypted",
             Push::plain("/webhook/bot1", message(&keyed, "om_1").to_string()),
             401,
-            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge may come without one"}}"#,
+            r#"{"error":{"code":"bad_signature","message":"the push has no signature, and only a URL challenge with the bot's `verification_token` may come without one"}}"#,
         ),
         (
             "signed for another body",
             not_encrypted,
             401,
-            r#"{"error":{"code":"bad_signature","message":"the signature does not fit the body: is the bot's `encrypt_key` the one in Feishu's console?"}}"#,
+            r#"{"error":{"code":"bad_signature","message":"the signature does not fit the body: is the bot's `encrypt_key` the one in Feishu's console? (Old card callbacks need `security.legacy_cards: true`.)"}}"#,
         ),
         (
             "another token",
@@ -243,6 +356,24 @@ async fn every_refusal_has_its_status_and_its_body() {
             good.clone().to("/webhookx/bot1"),
             403,
             r#"{"error":{"code":"forbidden_path","message":"this path is not in `security.safe_paths`"}}"#,
+        ),
+        (
+            "an empty segment",
+            good.clone().to("/webhook//bot1"),
+            403,
+            r#"{"error":{"code":"forbidden_path","message":"the path has an empty segment, a dot segment or an escaped slash"}}"#,
+        ),
+        (
+            "a dot segment",
+            good.clone().to("/webhook/a/../b/bot1"),
+            403,
+            r#"{"error":{"code":"forbidden_path","message":"the path has an empty segment, a dot segment or an escaped slash"}}"#,
+        ),
+        (
+            "two bots",
+            good.clone().to("/webhook/bot1?bot_id=bot2"),
+            403,
+            r#"{"error":{"code":"forbidden_path","message":"the path and `bot_id` name different bots"}}"#,
         ),
         (
             "nobody's name",

@@ -8,7 +8,7 @@ use openclaw_common::bot::Bot;
 use openclaw_common::crypto;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A request, ready to be sent.
 #[derive(Clone, Debug)]
@@ -103,6 +103,24 @@ impl Push {
         stream.write_all(&self.bytes()).await.unwrap();
         answer(&mut stream).await.unwrap()
     }
+
+    /// Sends all of it but the last byte, and stays. How much of it was taken does not matter.
+    pub(crate) async fn hang(&self, stream: &mut TcpStream) {
+        let bytes = self.bytes();
+        stream.write_all(&bytes[..bytes.len() - 1]).await.ok();
+    }
+
+    /// With signature headers that prove nothing.
+    pub(crate) fn forge(self) -> Self {
+        self.sign(|_, _| "0".repeat(64))
+    }
+}
+
+/// A connection from another address of this machine.
+pub(crate) async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
 }
 
 /// Reads one answer; `None` when the connection ends without one.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::{Message, OnStale};
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_common::store::{Room, Standing, State};
 use openclaw_common::time::now_ms;
 
@@ -283,6 +283,7 @@ pub(super) fn envelope(bot: &BotId, key: &str) -> Envelope {
     Envelope {
         key: EventKey::new(super::APP, key),
         bot: bot.clone(),
+        origin: Origin::Push,
         event_type: "im.message.receive_v1".into(),
         chat: format!("oc_{key}").into(),
         tenant: "tenant".into(),

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::{Handler, Pattern, Rule};
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_worker::action::Plan;
 use openclaw_worker::event::Event;
 use openclaw_worker::feishu::Outcome;
@@ -19,6 +19,7 @@ fn envelope(body: &Value) -> Envelope {
     Envelope {
         key: EventKey::new("cli_1", "om_7"),
         bot: BotId::new("bot1").unwrap(),
+        origin: Origin::Push,
         event_type: body["header"]["event_type"].as_str().unwrap().into(),
         chat: "oc_7".into(),
         tenant: "".into(),

@@ -17,7 +17,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
-use crate::envelope::{Envelope, EventKey};
+use crate::envelope::{Envelope, EventKey, Origin};
 use crate::queue::Unreadable;
 
 /// The version of the header below. A reader that meets another one leaves the message to the dead letters. (Version 1 held
@@ -57,6 +57,9 @@ struct Routing<'a> {
     app: Cow<'a, str>,
     #[serde(borrow)]
     key: Cow<'a, str>,
+    /// Absent in what an older program published.
+    #[serde(default)]
+    origin: Option<Origin>,
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
@@ -81,6 +84,7 @@ impl<'a> Routing<'a> {
         Self {
             app: (&*envelope.key.app_id).into(),
             key: (&*envelope.key.key).into(),
+            origin: Some(envelope.origin),
             event_type: (&*envelope.event_type).into(),
             chat: (&*envelope.chat).into(),
             tenant: (&*envelope.tenant).into(),
@@ -189,6 +193,7 @@ fn read(properties: &BasicProperties, body: &Bytes) -> Result<Vec<Arc<Envelope>>
         envelopes.push(Arc::new(Envelope {
             key: EventKey::new(&*routing.app, &*routing.key),
             bot: bot.clone(),
+            origin: routing.origin.unwrap_or_else(|| Origin::of_older(&routing.event_type)),
             event_type: (&*routing.event_type).into(),
             chat: (&*routing.chat).into(),
             tenant: (&*routing.tenant).into(),
@@ -229,11 +234,13 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::envelope::SEND;
 
     fn example() -> Envelope {
         Envelope {
             key: EventKey::new("cli_1", "om_é"),
             bot: BotId::new("bot1").unwrap(),
+            origin: Origin::Push,
             event_type: "im.message.receive_v1".into(),
             chat: "oc_1".into(),
             tenant: "".into(),
@@ -270,6 +277,7 @@ mod tests {
         };
         let empty = Envelope {
             key: EventKey::new("cli_1", "om_3"),
+            origin: Origin::Send,
             body: Bytes::new(),
             ..example()
         };
@@ -335,6 +343,27 @@ mod tests {
         assert_unreadable(delivered((BasicProperties::default(), b"".into())), "no headers");
         let strange = BasicProperties::default().with_headers(FieldTable::default());
         assert_unreadable(delivered((strange, b"".into())), "`openclaw` is missing");
+    }
+
+    #[test]
+    fn the_origin_is_what_was_sent_and_not_what_the_type_says() {
+        assert_comes_back(&[Envelope {
+            event_type: SEND.into(),
+            ..example()
+        }]);
+        // What an older program published has none: its sends are still sent.
+        for (event_type, origin) in [(SEND, Origin::Send), ("im.message.receive_v1", Origin::Push)] {
+            let mut older = with_header(|header| {
+                let event = header["events"][0].as_object_mut().unwrap();
+                event.remove("origin");
+                event["type"] = event_type.into();
+            });
+            assert_eq!(envelopes(&mut older).unwrap()[0].origin, origin);
+        }
+        assert_unreadable(
+            with_header(|header| header["events"][0]["origin"] = "moon".into()),
+            "not readable",
+        );
     }
 
     #[test]

@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::bot::BotId;
-    use crate::envelope::EventKey;
+    use crate::envelope::{EventKey, Origin};
 
     /// A bot's events, how many of them a message takes, and who still waits.
     struct Bot {
@@ -200,6 +200,7 @@ mod tests {
                     envelope: Arc::new(Envelope {
                         key: EventKey::new("cli_1", number.to_string()),
                         bot: BotId::new("bot1").unwrap(),
+                        origin: Origin::Push,
                         event_type: "".into(),
                         chat: "".into(),
                         tenant: "".into(),

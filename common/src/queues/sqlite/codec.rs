@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
-use crate::envelope::{Envelope, EventKey};
+use crate::envelope::{Envelope, EventKey, Origin};
 use crate::queue::Unreadable;
 
 /// The format below. A reader that meets another one leaves the row to the dead letters.
@@ -17,6 +17,9 @@ struct Header {
     app: Arc<str>,
     key: Arc<str>,
     bot: String,
+    /// Absent in what an older program stored.
+    #[serde(default)]
+    origin: Option<Origin>,
     #[serde(rename = "type")]
     event_type: Arc<str>,
     chat: Arc<str>,
@@ -33,6 +36,7 @@ pub(super) fn encode(envelope: &Envelope) -> Result<Vec<u8>, String> {
         app: Arc::clone(&envelope.key.app_id),
         key: Arc::clone(&envelope.key.key),
         bot: envelope.bot.to_string(),
+        origin: Some(envelope.origin),
         event_type: Arc::clone(&envelope.event_type),
         chat: Arc::clone(&envelope.chat),
         tenant: Arc::clone(&envelope.tenant),
@@ -74,6 +78,7 @@ fn read(blob: &Bytes) -> Result<Envelope, String> {
     Ok(Envelope {
         key: EventKey::new(header.app, header.key),
         bot: BotId::new(&header.bot).map_err(|invalid| invalid.to_string())?,
+        origin: header.origin.unwrap_or_else(|| Origin::of_older(&header.event_type)),
         event_type: header.event_type,
         chat: header.chat,
         tenant: header.tenant,
@@ -89,11 +94,13 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::envelope::SEND;
 
     fn example() -> Envelope {
         Envelope {
             key: EventKey::new("cli_1", "om_é"),
             bot: BotId::new("bot1").unwrap(),
+            origin: Origin::Push,
             event_type: "im.message.receive_v1".into(),
             chat: "oc_1".into(),
             tenant: "".into(),
@@ -107,6 +114,7 @@ mod tests {
     #[test]
     fn an_envelope_comes_back_byte_for_byte() {
         let plain = Envelope {
+            origin: Origin::Send,
             traceparent: None,
             body: Bytes::new(),
             ..example()
@@ -114,6 +122,23 @@ mod tests {
         for sent in [example(), plain] {
             assert_eq!(*decode(encode(&sent).unwrap()).unwrap(), sent);
         }
+    }
+
+    #[test]
+    fn the_origin_is_what_was_sent_and_not_what_the_type_says() {
+        let forged = Envelope {
+            event_type: SEND.into(),
+            ..example()
+        };
+        assert_eq!(decode(encode(&forged).unwrap()).unwrap().origin, Origin::Push);
+        // What an older program stored has none: its sends are still sent.
+        let origin = br#""origin":"push","#;
+        let mut older = encode(&forged).unwrap();
+        let at = older.windows(origin.len()).position(|part| part == origin).unwrap();
+        older.drain(at..at + origin.len());
+        let length = u32::from_le_bytes(older[1..5].try_into().unwrap()) - u32::try_from(origin.len()).unwrap();
+        older[1..5].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(decode(older).unwrap().origin, Origin::Send);
     }
 
     #[test]

@@ -22,9 +22,9 @@ const BLOCK: usize = 1000;
 const BEGIN: &str = concat!(
     "WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first)
      INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
-                              envelope, state, due_at, hold, handler_starts, position, priority, covered)
+                              envelope, origin, state, due_at, hold, handler_starts, position, priority, covered)
      SELECT i.app_id, i.key, i.bot, i.chat, i.type, i.tenant, i.happened_ms, i.received_at,
-            least(i.received_at, now()), i.traceparent, i.envelope,
+            least(i.received_at, now()), i.traceparent, i.envelope, i.origin,
             CASE WHEN i.park THEN 'waiting' ELSE 'received' END, CASE WHEN i.park THEN now() END, i.park, i.starts,
             block.first + i.ord - 1, i.priority,
             i.park AND (SELECT true FROM events w
@@ -33,9 +33,10 @@ const BEGIN: &str = concat!(
                         ORDER BY w.priority, w.position LIMIT 1) IS NOT NULL
      FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
-                       $9::text[], $10::bytea[], $11::boolean[], $12::integer[], $13::smallint[]) WITH ORDINALITY
-                AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, park, starts,
-                      priority, ord)) AS i
+                       $9::text[], $10::bytea[], $11::smallint[], $12::boolean[], $13::integer[], $14::smallint[])
+                WITH ORDINALITY
+                AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, origin, park,
+                      starts, priority, ord)) AS i
      CROSS JOIN block
      ORDER BY i.app_id, i.key
      ON CONFLICT (app_id, key) DO UPDATE SET fence = e.fence + 1 WHERE e.state IN ('received', 'planned')
@@ -48,15 +49,16 @@ const BURY: &str = "
     WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first),
     buried AS (
         INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
-                                 envelope, state, finished_at, last_class, last_error, position)
+                                 envelope, origin, state, finished_at, last_class, last_error, position)
         SELECT i.app_id, i.key, i.bot, i.chat, i.type, i.tenant, i.happened_ms, i.received_at,
-               least(i.received_at, now()), i.traceparent, i.envelope, 'dead', now(), i.class, i.error,
+               least(i.received_at, now()), i.traceparent, i.envelope, i.origin, 'dead', now(), i.class, i.error,
                block.first + i.ord - 1
         FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at
               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-                          $8::bigint[], $9::text[], $10::bytea[], $11::text[], $12::text[]) WITH ORDINALITY
-                   AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, class,
-                         error, ord)) AS i
+                          $8::bigint[], $9::text[], $10::bytea[], $11::smallint[], $12::text[], $13::text[])
+                   WITH ORDINALITY
+                   AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, origin,
+                         class, error, ord)) AS i
         CROSS JOIN block
         ORDER BY i.app_id, i.key
         ON CONFLICT (app_id, key) DO UPDATE
@@ -82,6 +84,7 @@ struct Envelopes<'a> {
     received_ms: Vec<i64>,
     traceparents: Vec<Option<Cow<'a, str>>>,
     bodies: Vec<&'a [u8]>,
+    origins: Vec<i16>,
 }
 
 impl<'a> Envelopes<'a> {
@@ -96,6 +99,7 @@ impl<'a> Envelopes<'a> {
         self.received_ms.push(received_ms(envelope));
         self.traceparents.push(envelope.traceparent.as_deref().map(clean));
         self.bodies.push(&envelope.body);
+        self.origins.push(envelope.origin.as_number());
     }
 }
 
@@ -112,6 +116,7 @@ macro_rules! bind_envelopes {
             .bind(&$columns.received_ms)
             .bind(&$columns.traceparents)
             .bind(&$columns.bodies)
+            .bind(&$columns.origins)
     };
 }
 

@@ -12,7 +12,7 @@ macro_rules! event_columns {
     };
     ($body:literal) => {
         concat!(
-            "e.app_id, e.key, e.bot, e.chat, e.type AS event_type, e.tenant, e.happened_ms,
+            "e.app_id, e.key, e.bot, e.chat, e.type AS event_type, e.origin::bigint AS origin, e.tenant, e.happened_ms,
          (extract(epoch FROM e.received_at) * 1000)::bigint AS received_ms, e.traceparent, e.state, e.fence, e.position,
          e.attempt::bigint AS attempt, e.replay_gen::bigint AS replay_gen, e.handler_starts::bigint AS handler_starts,
          (extract(epoch FROM now() - e.created_at) * 1000)::bigint AS age_ms, e.hold, e.plan,

@@ -17,7 +17,8 @@ use crate::time::now_ms;
 macro_rules! envelope_columns {
     () => {
         "i.value ->> 0, i.value ->> 1, i.value ->> 2, i.value ->> 3, i.value ->> 4, i.value ->> 5, i.value ->> 6,
-         i.value ->> 7, i.value ->> 8, min(i.value ->> 8, ?1), substr(?3, i.value ->> 9, i.value ->> 10), "
+         i.value ->> 7, i.value ->> 8, min(i.value ->> 8, ?1), substr(?3, i.value ->> 9, i.value ->> 10),
+         i.value ->> 11, "
     };
 }
 
@@ -26,14 +27,14 @@ macro_rules! envelope_columns {
 /// forward are covered.
 const BEGIN: &str = concat!(
     "INSERT INTO events (app_id, key, bot, chat, type, tenant, traceparent, happened_ms, received_at, created_at, envelope,
-                         state, due_at, hold, handler_starts, priority, covered)
+                         origin, state, due_at, hold, handler_starts, priority, covered)
      SELECT ",
     envelope_columns!(),
-    "CASE WHEN i.value ->> 11 THEN 'waiting' ELSE 'received' END, CASE WHEN i.value ->> 11 THEN ?1 END, i.value ->> 11,
-     i.value ->> 12, i.value ->> 13,
-     i.value ->> 11 AND EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
+    "CASE WHEN i.value ->> 12 THEN 'waiting' ELSE 'received' END, CASE WHEN i.value ->> 12 THEN ?1 END, i.value ->> 12,
+     i.value ->> 13, i.value ->> 14,
+     i.value ->> 12 AND EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
                                 WHERE w.bot = i.value ->> 2 AND w.chat = i.value ->> 3 AND w.state = 'waiting'
-                                  AND w.priority <= i.value ->> 13 AND NOT w.covered AND (w.hold OR w.due_at <= ?1))
+                                  AND w.priority <= i.value ->> 14 AND NOT w.covered AND (w.hold OR w.due_at <= ?1))
      FROM json_each(?2) AS i WHERE true ORDER BY i.key
      ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1 WHERE state IN ('received', 'planned')
      RETURNING ",
@@ -43,10 +44,10 @@ const BEGIN: &str = concat!(
 /// A row whose event was alive or unknown dies; every other is left alone.
 const BURY: &str = concat!(
     "INSERT INTO events (app_id, key, bot, chat, type, tenant, traceparent, happened_ms, received_at, created_at, envelope,
-                         last_class, last_error, state, finished_at)
+                         origin, last_class, last_error, state, finished_at)
      SELECT ",
     envelope_columns!(),
-    "i.value ->> 11, i.value ->> 12, 'dead', ?1
+    "i.value ->> 12, i.value ->> 13, 'dead', ?1
      FROM json_each(?2) AS i WHERE true ORDER BY i.key
      ON CONFLICT (app_id, key) DO UPDATE
          SET state = 'dead', fence = fence + 1, finished_at = ?1, due_at = NULL,
@@ -75,6 +76,7 @@ fn row<'a, A: Serialize + 'a, B: Serialize + 'a>(
         received_ms(envelope),
         start,
         length,
+        envelope.origin.as_number(),
         own.0,
         own.1,
         Priority::of(envelope, 0).as_number(),

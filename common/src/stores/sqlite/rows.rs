@@ -13,7 +13,7 @@ macro_rules! event_columns {
     };
     ($body:literal) => {
         concat!(
-            "app_id, key, bot, chat, type AS event_type, tenant, happened_ms, received_at AS received_ms, traceparent, state,
+            "app_id, key, bot, chat, type AS event_type, origin, tenant, happened_ms, received_at AS received_ms, traceparent, state,
          fence, position, attempt, replay_gen, handler_starts, ?1 - created_at AS age_ms, hold, plan,
          ",
             $body,

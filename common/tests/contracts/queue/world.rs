@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openclaw_common::bot::BotId;
-use openclaw_common::envelope::{Envelope, EventKey};
+use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_common::queue::{Deliveries, Delivery, Link, Queue};
 use openclaw_common::queues::rabbitmq::{Options, RabbitMq};
 use openclaw_common::queues::sqlite::SqliteQueue;
@@ -75,6 +75,7 @@ pub(super) fn event(bot_name: &str, number: usize) -> Envelope {
     Envelope {
         key: EventKey::new("cli_test", number.to_string()),
         bot: bot(bot_name),
+        origin: Origin::Push,
         event_type: "im.message.receive_v1".into(),
         chat: "oc_chat".into(),
         tenant: "".into(),

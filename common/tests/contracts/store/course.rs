@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Encryption;
-use openclaw_common::envelope::Envelope;
+use openclaw_common::envelope::{Envelope, Origin, SEND};
 use openclaw_common::seal::{self, KeyRing};
 use openclaw_common::secret::Secret;
 use openclaw_common::store::{
@@ -46,6 +46,8 @@ pub(super) async fn an_event_goes_from_delivery_to_done(world: World) {
 
 pub(super) async fn every_field_of_the_first_copy_comes_back(world: World) {
     let first = Envelope {
+        // Its type does not say what it is: it was pushed.
+        event_type: SEND.into(),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         body: Bytes::from((0..=255).collect::<Vec<u8>>()),
         ..envelope("om_1", "oc_群")
@@ -67,6 +69,7 @@ pub(super) async fn every_field_of_the_first_copy_comes_back(world: World) {
     );
     assert_eq!(*again.envelope, first);
     let empty = Envelope {
+        origin: Origin::Send,
         created_ms: 0,
         tenant: "".into(),
         body: Bytes::new(),

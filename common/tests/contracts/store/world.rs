@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Database;
-use openclaw_common::envelope::{Envelope, EventKey, SEND};
+use openclaw_common::envelope::{Envelope, EventKey, Origin, SEND};
 use openclaw_common::secret::Secret;
 use openclaw_common::sqlite::Sqlite;
 use openclaw_common::store::{
@@ -185,6 +185,7 @@ pub(super) fn envelope(name: &str, chat: &str) -> Envelope {
     Envelope {
         key: key(name),
         bot: bot(),
+        origin: Origin::Push,
         event_type: "im.message.receive_v1".into(),
         chat: chat.into(),
         tenant: "tenant".into(),
@@ -205,6 +206,7 @@ pub(super) fn arrival(key: &str, chat: &str, intent: Intent) -> Arrival {
 /// A call of the send API.
 pub(super) fn notification(key: &str, chat: &str, intent: Intent) -> Arrival {
     let envelope = Envelope {
+        origin: Origin::Send,
         event_type: SEND.into(),
         ..envelope(key, chat)
     };
