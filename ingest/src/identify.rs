@@ -17,6 +17,8 @@ use crate::verify::{Opened, Proof, unsigned};
 const LONGEST_CHALLENGE: usize = 256;
 /// The keys of old card clicks begin so.
 const OLD_CARD_KEYS: &str = "card-";
+/// Behind the beginning of a key that is made here stand so many hexadecimal digits.
+const KEY_DIGITS: usize = 32;
 /// The old card callback names no type; this is its name in Feishu's documentation.
 const OLD_CARD: &str = "card.action.trigger_v1";
 
@@ -228,9 +230,13 @@ fn envelope(bot: &Bot, opened: &Opened, parts: Parts<'_>) -> Result<Envelope, Re
 
 /// The key that a push brings. Those that are made here are another name space: nobody takes the place of a send.
 fn foreign(key: &str) -> Result<Arc<str>, Refusal> {
-    if [SEND_KEYS, OLD_CARD_KEYS].iter().any(|own| begins(key, own)) {
+    let made_here = |own: &str| {
+        let digits = key.strip_prefix(own).and_then(|rest| rest.get(..KEY_DIGITS));
+        digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    if [SEND_KEYS, OLD_CARD_KEYS].into_iter().any(made_here) {
         return Err(Refusal::malformed(
-            "the event's id begins as only ids that OpenClaw makes do",
+            "the event's id has the form of those that OpenClaw makes",
         ));
     }
     Ok(key.into())

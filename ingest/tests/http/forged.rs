@@ -90,7 +90,11 @@ async fn ids_that_are_none_are_refused_and_not_repeated() {
         }
     }
     // Nobody takes the place of a send, or of a card click.
-    for id in ["snd_0123456789abcdef0123456789abcdef", "SND_1", "card-1"] {
+    for id in [
+        "snd_0123456789abcdef0123456789abcdef",
+        "snd_0123456789abcdef0123456789abcdef#0123456789abcdef",
+        "card-0123456789abcdef0123456789abcdef",
+    ] {
         for body in [message(&bot, id), v1(&bot, "a.b", id)] {
             assert_eq!(Push::event(&bot, &body).send(node.address).await.status, 400, "{id}");
         }
