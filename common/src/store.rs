@@ -35,6 +35,9 @@ pub use tenants::{Calls, Spent, Stop, Stopped, Tally};
 /// What has happened to every event.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// How many transactions it writes beside each other. More would only wait for a connection.
+    fn writers(&self) -> usize;
+
     /// Takes up delivered events, one commit for all. Input order is delivery order: new rows get their `position` in it.
     /// The answers stand in the input's order. A second copy of an event in one batch is settled: its row is committed and
     /// the first copy's holder owns it.

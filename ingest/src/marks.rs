@@ -9,15 +9,19 @@ use openclaw_common::cache::Cache;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::fail_point::fail_point;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Marks written together at most.
 const GROUP: usize = 512;
+/// Groups on their way at once: a cache that answers late gets a full one beside the others, because what cannot wait any
+/// more is not marked. Smaller ones had better grow.
+const BESIDE: usize = 8;
 /// Marks that may wait, a third of a second at the highest rate. What comes on top is not marked.
 const WAITING: usize = 4096;
 
-/// The way of all marks into the cache: while a group is being written the next one gathers.
+/// The way of all marks into the cache: while a group is being written the next one gathers, until it is full.
 pub(crate) struct Marks {
     waiting: mpsc::Sender<(EventKey, Duration)>,
     stop: CancellationToken,
@@ -49,19 +53,39 @@ impl Marks {
 }
 
 async fn write(cache: Arc<dyn Cache>, mut waiting: mpsc::Receiver<(EventKey, Duration)>, stop: CancellationToken) {
+    let mut writing = JoinSet::new();
     let mut group = Vec::with_capacity(GROUP);
     loop {
-        let taken = tokio::select! {
-            biased;
-            taken = waiting.recv_many(&mut group, GROUP) => taken,
-            () = stop.cancelled() => 0,
+        let begins = match group.len() {
+            0 => false,
+            GROUP => writing.len() < BESIDE,
+            _ => writing.is_empty(),
         };
-        if taken == 0 {
-            return;
+        if begins {
+            let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
+            writing.spawn(mark(cache.clone(), full));
         }
-        if let Err(error) = cache.finish(&group).await {
-            tracing::debug!(%error, events = taken, "stored, but not marked: another process may store them again");
+        let room = GROUP - group.len();
+        tokio::select! {
+            biased;
+            Some(_) = writing.join_next() => {}
+            taken = waiting.recv_many(&mut group, room), if room > 0 => if taken == 0 { break },
+            () = stop.cancelled(), if room > 0 => break,
         }
-        group.drain(..).for_each(|(key, _)| fail_point("I4", &key.key));
+    }
+    // Nothing more comes; all that was gathered is written.
+    if !group.is_empty() {
+        writing.spawn(mark(cache, group));
+    }
+    while writing.join_next().await.is_some() {}
+}
+
+async fn mark(cache: Arc<dyn Cache>, group: Vec<(EventKey, Duration)>) {
+    if let Err(error) = cache.finish(&group).await {
+        let events = group.len();
+        tracing::debug!(%error, events, "stored, but not marked: another process may store them again");
+    }
+    for (key, _) in group {
+        fail_point("I4", &key.key);
     }
 }

@@ -10,6 +10,7 @@
 //! | `both` | accepting and draining at once |
 //! | `embedded` | the same in one process on SQLite |
 //! | `small` | 1,000 events a second inside half a core a role |
+//! | `slow` | the same, and a backlog, on a database whose disk is slow |
 //! | `start` | start to the first accepted event; what idling costs |
 //! | `recovery` | until events go through again after an outage |
 //!
@@ -22,6 +23,7 @@ mod embedded;
 mod latency;
 mod limits;
 mod recovery;
+mod slow;
 mod small;
 mod start;
 
@@ -74,6 +76,7 @@ enum Name {
     Both,
     Embedded,
     Small,
+    Slow,
     Start,
     Recovery,
     Quota,
@@ -97,6 +100,7 @@ impl Speed {
                 Name::Both => both::measure(&self, &mut report).await?,
                 Name::Embedded => embedded::measure(&self, &mut report).await?,
                 Name::Small => small::measure(&self, &mut report).await?,
+                Name::Slow => slow::measure(&self, &mut report).await?,
                 Name::Start => start::measure(&self, &mut report).await?,
                 Name::Recovery => recovery::measure(&self, &mut report).await?,
                 Name::Quota => quota::short::rows(&mut report).await?,

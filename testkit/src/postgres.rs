@@ -1,5 +1,7 @@
 //! A database of its own for each test.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{addresses, cleanup, unique_name};
@@ -52,6 +54,31 @@ impl Database {
         statement(&self.server, &cut)
             .await
             .expect("PostgreSQL cuts connections");
+    }
+
+    /// Makes every commit wait for its disk that long (`commit_delay`), on connections that are opened from now on; zero:
+    /// as the server has it. Other databases of the server are not concerned, and the setting goes with this one.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn delay_commits(&self, delay: Duration) {
+        let name = &self.name;
+        let settings = if delay.is_zero() {
+            vec![
+                format!("ALTER DATABASE {name} RESET commit_delay"),
+                format!("ALTER DATABASE {name} RESET commit_siblings"),
+            ]
+        } else {
+            vec![
+                format!("ALTER DATABASE {name} SET commit_delay = {}", delay.as_micros()),
+                format!("ALTER DATABASE {name} SET commit_siblings = 0"),
+            ]
+        };
+        for setting in settings {
+            statement(&self.server, &setting)
+                .await
+                .expect("PostgreSQL takes the setting");
+        }
     }
 }
 

@@ -7,13 +7,15 @@ mod arrivals;
 mod turnover;
 mod waiting_room;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, OptionFuture};
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
 use openclaw_common::queue::{Deliveries, Delivery, Receipt};
@@ -65,7 +67,9 @@ pub(crate) struct Attachment {
     handlers: Arc<Semaphore>,
     quarantine: Arc<Semaphore>,
     ended: mpsc::UnboundedSender<Ended>,
-    endings: Option<mpsc::UnboundedReceiver<Ended>>,
+    endings: mpsc::UnboundedReceiver<Ended>,
+    /// Endings that came while something else was waited for, and had to wait for that.
+    put_off: VecDeque<Ended>,
     /// Ends the waits of this attachment's events.
     stop: CancellationToken,
     running: usize,
@@ -130,7 +134,8 @@ impl Attachment {
             handlers: Arc::new(Semaphore::new(engine.config.server.workers)),
             quarantine: Arc::new(Semaphore::new(1)),
             ended,
-            endings: Some(endings),
+            endings,
+            put_off: VecDeque::new(),
             stop: engine.drain.child_token(),
             running: 0,
             serving: false,
@@ -152,11 +157,10 @@ impl Attachment {
 
     /// Serves until the consumer ends, the bot is taken away, or the worker drains.
     pub(crate) async fn serve(mut self, runner: &mut Runner, mut deliveries: Deliveries) -> Detached {
-        let Some(mut endings) = self.endings.take() else {
-            return Detached::Lost;
-        };
         let _stop = self.stop.clone().drop_guard();
         let drain = self.engine.drain.clone();
+        // Its turn to look into the waiting room, while it wants one.
+        let mut turn: Option<BoxFuture<'static, _>> = None;
         loop {
             if self.giving_back.is_some() && self.lanes.is_idle() {
                 match deliveries.try_next() {
@@ -172,17 +176,17 @@ impl Attachment {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {
-                    self.settle_running(&mut endings).await;
+                    self.settle_running().await;
                     return Detached::Draining(deliveries);
                 }
                 () = runner.revoked.cancelled() => {
                     self.stop.cancel();
-                    self.settle_running(&mut endings).await;
+                    self.settle_running().await;
                     return Detached::Done;
                 }
-                Some(ended) = endings.recv() => {
+                Some(ended) = self.endings.recv() => {
                     self.ended(ended).await;
-                    while let Ok(ended) = endings.try_recv() {
+                    while let Ok(ended) = self.endings.try_recv() {
                         self.ended(ended).await;
                     }
                 }
@@ -192,6 +196,13 @@ impl Attachment {
                     Command::Due => self.refill = true,
                     Command::GiveBack => self.giving_back = self.giving_back.or(Some(Instant::now())),
                 },
+                Some(turned) = OptionFuture::from(turn.as_mut()) => {
+                    turn = None;
+                    // Never closed.
+                    if let Ok(turned) = turned {
+                        self.refill(turned).await;
+                    }
+                }
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { return Detached::Lost };
                     tokio::select! {
@@ -202,6 +213,9 @@ impl Attachment {
                 () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
                 () = tokio::time::sleep_until(self.turnover.due().into()), if self.is_short() => {}
             }
+            while let Some(ended) = self.put_off.pop_front() {
+                self.ended(ended).await;
+            }
             self.crammed |= self.turnover.has_slowed(Instant::now(), self.is_short());
             if self.crammed {
                 self.make_room();
@@ -211,8 +225,8 @@ impl Attachment {
                 let found = self.look_for_unfinished().await;
                 telemetry::SWEPT.add(found.unwrap_or(0));
             }
-            if self.refill && self.serving {
-                self.refill().await;
+            if self.refill && self.serving && turn.is_none() {
+                turn = Some(self.engine.looks.clone().acquire_owned().boxed());
             }
             self.gauge.set(self.lanes.len());
             runner.status.set_holds(!self.held.is_empty());
@@ -370,6 +384,44 @@ impl Attachment {
         self.handler.0.clone()
     }
 
+    /// Waits for the database. Chats go on meanwhile: where a commit takes long, none waits for that of another's events.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                Some(ended) = self.endings.recv() => self.ended_meanwhile(ended),
+            }
+        }
+    }
+
+    /// An event has ended while others are being taken up. When it is done with, nothing about it concerns them: they stand
+    /// after it. All else has to wait for them.
+    fn ended_meanwhile(&mut self, ended: Ended) {
+        match ended {
+            Ended {
+                chat,
+                work: Some(work),
+                end: End::Settled,
+                parked: false,
+            } => {
+                self.running -= 1;
+                self.release(&work.row.envelope.key);
+                self.goes_on(&chat);
+            }
+            other => self.put_off.push_back(other),
+        }
+    }
+
+    /// The chat's running event has left it.
+    fn goes_on(&mut self, chat: &Arc<str>) {
+        self.lanes.ended(chat);
+        self.turnover.ended();
+        self.start_next(chat);
+        self.refill |= self.wants_refill(chat);
+    }
+
     async fn ended(
         &mut self,
         Ended {
@@ -402,12 +454,12 @@ impl Attachment {
             // Its row is the next owner's; the delivery must not be acknowledged by anybody.
             End::Stopped => self.broken |= !self.stop.is_cancelled(),
         }
-        if !parked {
-            self.lanes.ended(&chat);
-            self.turnover.ended();
+        if parked {
+            self.start_next(&chat);
+            self.refill |= self.wants_refill(&chat);
+        } else {
+            self.goes_on(&chat);
         }
-        self.start_next(&chat);
-        self.refill |= self.wants_refill(&chat);
     }
 
     /// The event has left memory: copies of it can be acknowledged, its row says what happened.
@@ -423,10 +475,14 @@ impl Attachment {
     }
 
     /// Lets what runs come to its end: requests on the wire are answered, outcomes committed, deliveries acknowledged.
-    async fn settle_running(&mut self, endings: &mut mpsc::UnboundedReceiver<Ended>) {
+    async fn settle_running(&mut self) {
         let mut handed_over = false;
         while self.running > 0 {
-            let Some(ended) = endings.recv().await else { return };
+            let next = match self.put_off.pop_front() {
+                Some(ended) => Some(ended),
+                None => self.endings.recv().await,
+            };
+            let Some(ended) = next else { return };
             self.running -= 1;
             let Some(work) = ended.work else { continue };
             if matches!(ended.end, End::Settled | End::Waiting { .. }) {

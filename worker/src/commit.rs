@@ -1,6 +1,9 @@
 //! Group commit: what many lanes want written at the same moment becomes one transaction.
 //!
-//! There is no timer. While a transaction runs, the next batch gathers; a lone change is written at once.
+//! While a transaction runs, the next batch gathers; a lone change is written at once. When more run beside each other is
+//! [`Pace`]'s to say.
+
+mod pace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +12,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use openclaw_common::store::{Arrival, Begun, Change, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use pace::{Next, Pace, Took};
+
 /// Rows with which a transaction is full: above it, latency grows and throughput does not (`feasibility.md` 4d).
 const MAX_BATCH: usize = 500;
-/// Transactions on their way at once: while the disk is waited for, the database works on the next. Their order
-/// does not matter: an event's next change is submitted after the answer to its last, and of two owners' the fence picks one.
-/// Rows get their positions when they are begun, and a bot has one such batch on its way at a time.
-const TOGETHER: usize = 2;
-/// Only a batch that large begins while another is on its way: small ones had better grow.
-const LARGE: usize = 64;
 /// Submissions waiting for their batch; beyond it submitters wait, which stops consumption.
 const MAX_WAITING: usize = 4096;
 /// Between two tries while the database cannot be reached.
@@ -76,8 +76,11 @@ impl Commits {
         let (apply, apply_queue) = mpsc::channel(MAX_WAITING);
         let reachable = Arc::new(watch::Sender::new(Words::default()));
         let begin_store = store.clone();
+        // There are two kinds, and as many writers are left for whoever looks into the waiting room.
+        let most = store.writers() / 4;
         tracker.spawn(stop.clone().run_until_cancelled_owned(batches(
             begin_queue,
+            Pace::new(most),
             reachable.clone(),
             Ear::Begin,
             move |items| {
@@ -87,6 +90,7 @@ impl Commits {
         )));
         tracker.spawn(stop.clone().run_until_cancelled_owned(batches(
             apply_queue,
+            Pace::new(most),
             reachable.clone(),
             Ear::Apply,
             move |items| {
@@ -161,8 +165,12 @@ async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> 
 /// Where a loop's words go.
 type Told<'a> = (&'a watch::Sender<Words>, Ear);
 
+/// Gathers batches and writes them. Their order does not matter: an event's next change is submitted after the answer to its
+/// last, and of two owners' the fence picks one. Rows get their positions when they are begun, and a bot has one such
+/// submission on its way at a time.
 async fn batches<T, R, F, W>(
     mut queue: mpsc::Receiver<Submission<T, R>>,
+    mut pace: Pace,
     reachable: Arc<watch::Sender<Words>>,
     ear: Ear,
     write: W,
@@ -174,9 +182,16 @@ async fn batches<T, R, F, W>(
     let mut writing = FuturesUnordered::new();
     let (mut batch, mut rows) = (Vec::new(), 0);
     loop {
+        let next = pace.next(rows, Instant::now());
+        if next == Next::Begin {
+            rows = 0;
+            pace.begins(Instant::now());
+            writing.push(commit(std::mem::take(&mut batch), (&*reachable, ear), &write));
+            continue;
+        }
         tokio::select! {
             biased;
-            Some(()) = writing.next() => {}
+            Some(took) = writing.next() => pace.ended(took),
             next = queue.recv(), if rows < MAX_BATCH => {
                 let Some(next) = next else { break };
                 rows += next.items.len();
@@ -188,10 +203,7 @@ async fn batches<T, R, F, W>(
                     batch.push(next);
                 }
             }
-        }
-        if rows > 0 && (writing.is_empty() || rows >= LARGE && writing.len() < TOGETHER) {
-            rows = 0;
-            writing.push(commit(std::mem::take(&mut batch), (&*reachable, ear), &write));
+            () = until(next) => {}
         }
     }
     // Nobody submits any more; what was submitted is still written.
@@ -201,8 +213,17 @@ async fn batches<T, R, F, W>(
     while writing.next().await.is_some() {}
 }
 
-/// Writes one batch. A batch that the database refuses is split, so that one bad row harms nobody else's.
-async fn commit<T, R, F, W>(batch: Vec<Submission<T, R>>, told: Told<'_>, write: &W)
+/// Until the batch may begin, if that is a matter of time.
+async fn until(next: Next) {
+    match next {
+        Next::At(at) => sleep_until(at).await,
+        Next::Begin | Next::Gather => std::future::pending().await,
+    }
+}
+
+/// Writes one batch and says what that took. A batch that the database refuses is split, so that one bad row harms nobody
+/// else's.
+async fn commit<T, R, F, W>(batch: Vec<Submission<T, R>>, told: Told<'_>, write: &W) -> Option<Took>
 where
     T: Clone,
     F: Future<Output = Result<Vec<R>, StoreError>>,
@@ -212,36 +233,42 @@ where
         .iter()
         .flat_map(|submission| submission.items.iter().cloned())
         .collect();
+    let rows = items.len();
     match until_reachable(items, told, write).await {
-        Ok(answers) => {
+        Ok((answers, time)) => {
             let mut answers = answers.into_iter();
             for submission in batch {
                 let own = answers.by_ref().take(submission.items.len()).collect();
                 // A submitter that has gone (its attachment ended) finds the row again through its next owner.
                 drop(submission.answer.send(Ok(own)));
             }
+            Some(Took { rows, time })
         }
         Err(error) if batch.len() == 1 => {
             tracing::error!(%error, "the database refuses a row");
             for submission in batch {
                 drop(submission.answer.send(Err(error.clone())));
             }
+            None
         }
         Err(_) => {
             for submission in batch {
                 Box::pin(commit(vec![submission], told, write)).await;
             }
+            None
         }
     }
 }
 
-async fn until_reachable<T, R, F, W>(items: Vec<T>, told: Told<'_>, write: &W) -> Result<Vec<R>, StoreError>
+/// The answers, and how long the write took that gave them.
+async fn until_reachable<T, R, F, W>(items: Vec<T>, told: Told<'_>, write: &W) -> Result<(Vec<R>, Duration), StoreError>
 where
     T: Clone,
     F: Future<Output = Result<Vec<R>, StoreError>>,
     W: Fn(Vec<T>) -> F,
 {
     loop {
+        let begun = Instant::now();
         match write(items.clone()).await {
             Err(error @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => {
                 note(told.0, told.1, Some(&error));
@@ -249,8 +276,68 @@ where
             }
             other => {
                 note(told.0, told.1, None);
-                return other;
+                return other.map(|answers| (answers, begun.elapsed()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A change each millisecond for a second, to a database whose commits take `time`: the most that were written beside each
+    /// other, and how long the latter half waited on average.
+    async fn written(time: Duration) -> (usize, Duration) {
+        let (changes, queue) = mpsc::channel(MAX_WAITING);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (begins, top) = (running.clone(), most.clone());
+        let write = move |items: Vec<u32>| {
+            let (running, most) = (begins.clone(), top.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(time).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(items)
+            }
+        };
+        let reachable = Arc::new(watch::Sender::new(Words::default()));
+        let loops = tokio::spawn(batches(queue, Pace::new(4), reachable, Ear::Apply, write));
+        let mut submitters = tokio::task::JoinSet::new();
+        for change in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let changes = changes.clone();
+            submitters.spawn(async move {
+                let begun = Instant::now();
+                assert_eq!(
+                    submit(&changes, vec![change]).await.unwrap(),
+                    [change],
+                    "each gets its own answer"
+                );
+                (change, begun.elapsed())
+            });
+        }
+        let waits = submitters.join_all().await;
+        drop(changes);
+        loops.await.unwrap();
+        let waits = waits.iter().filter(|(change, _)| *change >= 500).map(|(_, wait)| *wait);
+        (most.load(Ordering::SeqCst), waits.sum::<Duration>() / 500)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_commits_are_slow_changes_wait_little_more_than_their_own() {
+        let (most, wait) = written(Duration::from_millis(12)).await;
+        assert_eq!(most, 4);
+        assert!(wait < Duration::from_millis(15), "{wait:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_commits_are_quick_one_follows_another() {
+        let (most, _) = written(Duration::from_millis(3)).await;
+        assert_eq!(most, 1);
     }
 }

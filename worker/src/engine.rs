@@ -9,6 +9,7 @@ use openclaw_common::queue::Queue;
 use openclaw_common::quota::Quota;
 use openclaw_common::seal::KeyRing;
 use openclaw_common::store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +20,9 @@ use crate::gate::Gate;
 use crate::people::People;
 use crate::pulse::Pulse;
 
+/// Looks into the waiting room at a time, of all bots.
+pub(crate) const LOOKS: usize = 4;
+
 /// The shared parts of a worker process.
 pub(crate) struct Engine {
     pub(crate) config: Arc<Config>,
@@ -27,6 +31,9 @@ pub(crate) struct Engine {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) commits: Commits,
+    /// Whose turn it is to look into the waiting room. All bots may want to at once, each look is more work for the database than
+    /// a commit, and commits that wait for a connection behind them bring nothing further.
+    pub(crate) looks: Arc<Semaphore>,
     pub(crate) quota: Quota,
     pub(crate) gate: Gate,
     pub(crate) crowds: Crowds,

@@ -67,6 +67,7 @@ use openclaw_common::queue::Queue;
 use openclaw_common::quota::{self, Quota};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -121,6 +122,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
     let meter = Arc::new(Meter::default());
     let engine = Arc::new(Engine {
         commits: Commits::start(store.clone(), &tracker, &hard_stop),
+        looks: Arc::new(Semaphore::new(engine::LOOKS)),
         quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
         gate: Gate::new(store.clone(), meter.clone()),
         crowds: Crowds::new(),

@@ -59,6 +59,10 @@ impl Postgres {
 
 #[async_trait]
 impl Store for Postgres {
+    fn writers(&self) -> usize {
+        self.link.connections()
+    }
+
     async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
         begin::begin(&self.link, arrivals).await
     }

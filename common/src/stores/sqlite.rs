@@ -45,6 +45,11 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    /// SQLite has one: a batch that waits for it had better grow.
+    fn writers(&self) -> usize {
+        1
+    }
+
     async fn begin(&self, arrivals: &[Arrival]) -> Result<Vec<Begun>, StoreError> {
         begin::begin(&self.database, arrivals).await
     }

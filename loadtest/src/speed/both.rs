@@ -24,7 +24,7 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const STUCK: Duration = Duration::from_secs(20);
 
 /// So long after the last answer the copies of refused events are answered too.
-const QUIET: Duration = Duration::from_secs(5);
+pub(super) const QUIET: Duration = Duration::from_secs(5);
 
 pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Result<()> {
     let world = super::world(Kind::Distributed, BOTS, UNBOUND).await;

@@ -12,7 +12,7 @@ use crate::report::{self, Report, Row, median, short, whole};
 use crate::usage::{Census, Usage, mib};
 
 /// Events a turn, for each second it is meant to last.
-const EVENTS_A_SECOND: u64 = 8_000;
+pub(super) const EVENTS_A_SECOND: u64 = 8_000;
 
 /// Nothing moves for this long: the drain has failed.
 const STUCK: Duration = Duration::from_secs(20);
@@ -23,18 +23,10 @@ pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Resul
     let events = EVENTS_A_SECOND * speed.seconds;
     let (mut rates, mut costs, mut peak) = (Vec::new(), Vec::new(), 0);
     for _ in 0..speed.pairs {
-        let before = answered(&world);
-        push(&world, &ingest, events).await?;
-        let census = Census::take()?;
-        let worker = Process::spawn("worker", world.path()).await;
-        let took = drained(&world, before, events).await?;
-        let all = Census::take()?.since(&census, events as f64);
-        report::say(&format!("   an event costs the whole machine {all}"));
-        let usage = Usage::of(worker.id())?;
-        rates.push(events as f64 / took.as_secs_f64());
-        costs.push(usage.cpu.as_secs_f64() * 1e6 / events as f64);
-        peak = peak.max(usage.peak);
-        ensure!(worker.stop().await.success(), "the worker did not stop in order");
+        let turn = turn(&world, &ingest, events).await?;
+        rates.push(turn.rate);
+        costs.push(turn.worker);
+        peak = peak.max(turn.peak);
     }
     let rate = median(&rates);
     let beside = format!(
@@ -50,6 +42,35 @@ pub(super) async fn measure(speed: &Speed, report: &mut Report) -> anyhow::Resul
         5_000.0,
     ));
     Ok(())
+}
+
+/// What one backlog gave.
+pub(super) struct Turn {
+    /// Events a second.
+    pub(super) rate: f64,
+    /// Microseconds of the worker's processor an event.
+    pub(super) worker: f64,
+    /// The most resident bytes of the worker.
+    pub(super) peak: u64,
+}
+
+/// Pushes that many events and drains them with a worker of their own.
+pub(super) async fn turn(world: &World, ingest: &Process, events: u64) -> anyhow::Result<Turn> {
+    let before = answered(world);
+    push(world, ingest, events).await?;
+    let census = Census::take()?;
+    let worker = Process::spawn("worker", world.path()).await;
+    let took = drained(world, before, events).await?;
+    let all = Census::take()?.since(&census, events as f64);
+    let rate = events as f64 / took.as_secs_f64();
+    report::say(&format!("   {}/s; an event costs the whole machine {all}", whole(rate)));
+    let usage = Usage::of(worker.id())?;
+    ensure!(worker.stop().await.success(), "the worker did not stop in order");
+    Ok(Turn {
+        rate,
+        worker: usage.cpu.as_secs_f64() * 1e6 / events as f64,
+        peak: usage.peak,
+    })
 }
 
 /// Accepts that many events.

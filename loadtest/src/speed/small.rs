@@ -17,11 +17,13 @@ use crate::load::{Batch, Load, Pace, Shape};
 use crate::report::{Report, Row, percent, short, whole};
 use crate::usage::{Usage, mib};
 
-const BOTS: usize = 200;
+pub(super) const BOTS: usize = 200;
 /// The quota of all bots together, and what is pushed.
 const RATE: f64 = 1_000.0;
 /// Of the quota.
 const USED: f64 = 0.97;
+/// What is pushed at the quota's rate and drained at 97 % of it is two seconds behind after a minute.
+const BEHIND: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(5);
 const LASTING: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 512 * 1_024 * 1_024;
@@ -31,8 +33,13 @@ const QUOTA: u64 = 50_000;
 
 pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()> {
     let world = super::world(Kind::Distributed, BOTS, "").await;
-    let processes = super::ready_with(&world, 1).await?;
-    let before = answered(&world);
+    hold(&world, "half a core a role", report).await
+}
+
+/// Puts the load on and reports what came of it, in rows that begin with `name`.
+pub(super) async fn hold(world: &World, name: &str, report: &mut Report) -> anyhow::Result<()> {
+    let processes = super::ready_with(world, 1).await?;
+    let before = answered(world);
     let ingest = processes.first().context("no ingest")?;
     let cells = processes.iter().map(|process| Cell::new(process.id()));
     let cells: Vec<Cell> = cells.filter_map(anyhow::Result::ok).collect();
@@ -50,14 +57,18 @@ pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()
         warm_up: WARM_UP,
         lasting: LASTING,
     };
-    let (tally, watched) = tokio::join!(load.run(batch), watch(&world, &processes));
+    let (tally, watched) = tokio::join!(load.run(batch), watch(world, &processes));
     let (tally, watched) = (tally?, watched?);
+    let pushed = Instant::now();
     // Its own judge: all of them, and none twice.
     let refused = tally.pushed - tally.accepted_in_all;
-    let done = both::settle(&world, before + tally.accepted_in_all, refused).await?;
+    let done = both::settle(world, before + tally.accepted_in_all, refused).await?;
+    // Where some were refused it was waited for their copies too.
+    let quiet = if refused > 0 { both::QUIET } else { Duration::ZERO };
+    let behind = pushed.elapsed().saturating_sub(quiet);
     world.finished(done).await;
     report.add(Row {
-        what: "half a core a role: accepted of 1 000/s".to_owned(),
+        what: format!("{name}: accepted of 1 000/s"),
         figure: format!(
             "{} of {}",
             whole(tally.accepted_in_all as f64),
@@ -70,18 +81,25 @@ pub(super) async fn measure(_: &Speed, report: &mut Report) -> anyhow::Result<()
     let used = watched.rate / RATE;
     let lost = if refused == 0 { "none lost or" } else { "none" };
     report.add(Row::share(
-        "half a core a role: use of the bots' quota",
+        &format!("{name}: use of the bots' quota"),
         used,
         format!("5/s a bot, {}/s answered, {lost} doubled", whole(watched.rate)),
         USED,
     ));
+    report.add(Row::most(
+        &format!("{name}: behind at the end"),
+        behind.as_secs_f64(),
+        "s",
+        "from the last push to the last answer".to_owned(),
+        BEHIND.as_secs_f64(),
+    ));
     for (number, (process, (cores, peak))) in processes.iter().zip(watched.used).enumerate() {
         let role = &process.role;
-        let what = format!("half a core a role: cores that {role} uses");
+        let what = format!("{name}: cores that {role} uses");
         let held = cells.get(number).and_then(Cell::throttled);
         let beside = held.map(|share| format!("held up in {} of the tenths of a second", percent(share)));
         report.add(Row::most(&what, cores, "cores", beside.unwrap_or_default(), 0.5));
-        let what = format!("half a core a role: memory of {role}");
+        let what = format!("{name}: memory of {role}");
         report.add(Row::most(&what, mib(peak), "MiB", "at most".to_owned(), mib(MEMORY)));
     }
     Ok(())

@@ -51,7 +51,8 @@ impl Attachment {
         if arrivals.is_empty() {
             return;
         }
-        let begun = match self.engine.commits.begin(arrivals.clone()).await {
+        let engine = self.engine.clone();
+        let begun = match self.meanwhile(engine.commits.begin(arrivals.clone())).await {
             Ok(begun) => begun,
             // Stopped: all of it comes again. Refused: one bad row among many, so take them up one by one.
             Err(CommitError::Stopped) => return,

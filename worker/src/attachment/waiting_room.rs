@@ -6,6 +6,7 @@ use std::time::Duration;
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::quota::Urgency;
 use openclaw_common::store::Room;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Attachment;
 use crate::lanes::{REFILL, REFILLABLE, TIGHT_CAP};
@@ -79,7 +80,8 @@ impl Attachment {
         }
     }
 
-    pub(super) async fn refill(&mut self) {
+    /// Takes what is due, when its turn among the bots' looks has come.
+    pub(super) async fn refill(&mut self, _turn: OwnedSemaphorePermit) {
         self.refill = false;
         if self.stop.is_cancelled() || self.held.len() >= MAX_HELD {
             return;
@@ -93,12 +95,13 @@ impl Attachment {
             answers,
             others: answers.min(u32::try_from(self.unasked_room()).unwrap_or(0)),
         };
-        match self.engine.store.take_due(&self.bot, room).await {
+        let (bot, engine) = (self.bot.clone(), self.engine.clone());
+        match self.meanwhile(engine.store.take_due(&bot, room)).await {
             Ok(rows) => {
                 if !rows.is_empty() {
                     fail_point("R3", "");
                 }
-                self.refill = rows.len() >= MAX_DUE as usize;
+                self.refill |= rows.len() >= MAX_DUE as usize;
                 // As many as there was room for: there may be more.
                 self.crowded = rows.len() >= room.others as usize;
                 let all = full.is_empty() && !self.crowded;

@@ -93,6 +93,10 @@ macro_rules! store {
 
 store! {
     {
+        fn writers(&self) -> usize {
+            self.store.writers()
+        }
+
         async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError> {
             let mut applied = Vec::with_capacity(changes.len());
             for change in changes {

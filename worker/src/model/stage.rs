@@ -26,7 +26,7 @@ use crate::action::Plan;
 use crate::anchor::Anchor;
 use crate::commit::Commits;
 use crate::crowd::Crowds;
-use crate::engine::Engine;
+use crate::engine::{Engine, LOOKS};
 use crate::event::Event;
 use crate::feishu::Client;
 use crate::handler::{Handler, HandlerError};
@@ -112,6 +112,7 @@ impl Stage {
         leave.refresh(true, &bots).await;
         let engine = Arc::new(Engine {
             commits: Commits::start(Arc::new(gate), &tracker, &death),
+            looks: Arc::new(Semaphore::new(LOOKS)),
             quota: Quota::new(self.cache.clone(), 1, HORIZON),
             gate: leave,
             crowds: Crowds::new(),

@@ -89,6 +89,11 @@ impl Link {
         Ok(Self { pool, options })
     }
 
+    /// How many there are at most.
+    pub(super) fn connections(&self) -> usize {
+        usize::try_from(self.pool.options().get_max_connections()).unwrap_or(usize::MAX)
+    }
+
     /// Connects outside the pool, without its time limits on statements: for migrations.
     pub(super) async fn dedicated(&self, lock_timeout: &str) -> Result<PgConnection, StoreError> {
         let options = self.options.clone().options([("lock_timeout", lock_timeout)]);
