@@ -54,16 +54,10 @@ impl Marks {
 
 async fn write(cache: Arc<dyn Cache>, mut waiting: mpsc::Receiver<(EventKey, Duration)>, stop: CancellationToken) {
     let mut writing = JoinSet::new();
-    let mut group = Vec::with_capacity(GROUP);
+    let mut group = Vec::new();
     loop {
-        let begins = match group.len() {
-            0 => false,
-            GROUP => writing.len() < BESIDE,
-            _ => writing.is_empty(),
-        };
-        if begins {
-            let full = std::mem::replace(&mut group, Vec::with_capacity(GROUP));
-            writing.spawn(mark(cache.clone(), full));
+        if goes(group.len(), writing.len()) {
+            writing.spawn(mark(cache.clone(), std::mem::take(&mut group)));
         }
         let room = GROUP - group.len();
         tokio::select! {
@@ -80,6 +74,15 @@ async fn write(cache: Arc<dyn Cache>, mut waiting: mpsc::Receiver<(EventKey, Dur
     while writing.join_next().await.is_some() {}
 }
 
+/// Whether a group of that many marks goes while so many others are on their way.
+fn goes(marks: usize, beside: usize) -> bool {
+    match marks {
+        0 => false,
+        GROUP => beside < BESIDE,
+        _ => beside == 0,
+    }
+}
+
 async fn mark(cache: Arc<dyn Cache>, group: Vec<(EventKey, Duration)>) {
     if let Err(error) = cache.finish(&group).await {
         let events = group.len();
@@ -87,5 +90,20 @@ async fn mark(cache: Arc<dyn Cache>, group: Vec<(EventKey, Duration)>) {
     }
     for (key, _) in group {
         fail_point("I4", &key.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_group_goes_beside_others_and_a_smaller_one_grows_meanwhile() {
+        assert!(!goes(0, 0), "nothing waits");
+        assert!(goes(1, 0), "a lone mark waits for nobody");
+        assert!(!goes(GROUP - 1, 1));
+        assert!(goes(GROUP, 1), "what comes on top would soon not be marked");
+        assert!(goes(GROUP, BESIDE - 1));
+        assert!(!goes(GROUP, BESIDE), "a cache that answers nothing gets no more");
     }
 }
