@@ -123,6 +123,11 @@ enum Kind {
 
 fn handler(section: &mut Section<'_>, handler: &mut Handler) {
     let written = section.take("kind", scalar::choice(&[("echo", Kind::Echo), ("rules", Kind::Rules)]));
+    if written.is_none() && section.has("kind") {
+        // It has been reported. What stands beside it may belong to the kind that was meant.
+        section.leave_the_rest();
+        return;
+    }
     let inherited = match handler {
         Handler::Echo => Kind::Echo,
         Handler::Rules(_) => Kind::Rules,
@@ -130,8 +135,7 @@ fn handler(section: &mut Section<'_>, handler: &mut Handler) {
     let rules = section.items("rules", rule);
     match written.unwrap_or(inherited) {
         Kind::Echo => {
-            // A `kind` that is there and wrong has been reported; guessing about `rules` would only mislead.
-            if section.has("rules") && (written.is_some() || !section.has("kind")) {
+            if section.has("rules") {
                 section.mistake(
                     "rules",
                     "has no meaning for `kind: echo`: write `kind: rules` or remove it",

@@ -244,6 +244,11 @@ impl<'a> Section<'a> {
             .push(Mistake::new(named.place.clone(), named.path.clone(), sentence));
     }
 
+    /// Judges no other key of this section: what they mean depends on one that is wrong.
+    pub(super) fn leave_the_rest(&mut self) {
+        self.taken.fill(true);
+    }
+
     /// Reports a key that several others make necessary, at this section's own place.
     pub(super) fn report_missing(&mut self, key: &'static str) {
         if !self.has(key) {

@@ -259,3 +259,24 @@ fn a_base_url_with_a_path_is_a_mistake_that_says_what_to_write() {
                     the Open API are added to it: write https://open.larksuite.com";
     assert_eq!(folder.load(&[]).expect_err("a path"), expected);
 }
+
+#[test]
+fn an_unknown_handler_kind_is_the_only_mistake_of_its_section() {
+    let folder = Folder::new();
+    folder.bot("bot1");
+    for section in [
+        "{ kind: llm, base_url: \"https://x.org/v1\", model: m, history: 20, stream: card }",
+        "{ kind: rulez, rules: [ { keyword: a } ] }",
+        "{ kind: rulez, rules: none }",
+        "{ kind: , rules: [] }",
+        "{ kind: [rules], rule: [] }",
+    ] {
+        folder.write("config.yaml", &format!("handler: {section}\n"));
+        let mistakes = folder.load(&[]).expect_err(section);
+        assert_eq!(mistakes.lines().count(), 1, "{mistakes}");
+        assert!(
+            mistakes.starts_with("config/config.yaml:1: handler.kind: "),
+            "{mistakes}"
+        );
+    }
+}
