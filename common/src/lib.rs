@@ -7,6 +7,7 @@
 //! | [`bearer`] | the tokens of `api.tokens` |
 //! | [`bot`] | a bot's id, credentials and settings; the live directory of all bots |
 //! | [`config`] | the configuration folder: typed, complete, every mistake at once |
+//! | [`outside`] | what others wrote, made fit for an error |
 //! | [`pool`] | bots that share a send address |
 //! | [`envelope`] | one event on its way: identity, lane, body |
 //! | [`send`] | a send that somebody asked for |
@@ -45,6 +46,7 @@ pub mod data_dir;
 pub mod envelope;
 pub mod fail_point;
 pub mod health;
+pub mod outside;
 pub mod pool;
 pub mod priority;
 pub mod queue;

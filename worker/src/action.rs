@@ -4,6 +4,7 @@
 //! by a later one: its encoding is versioned, and every version ever written stays decodable (`tests/golden`).
 
 use bytes::Bytes;
+use openclaw_common::outside;
 use serde::{Deserialize, Serialize};
 
 /// The version that [`Plan::encode`] writes.
@@ -84,7 +85,7 @@ pub enum PlanError {
     #[error("the plan has version {0}, this program knows up to {VERSION}: a newer worker wrote it")]
     Newer(u32),
     /// It was damaged in the database: never readable.
-    #[error("the plan is not readable: {0}")]
+    #[error("the plan is not readable: {}", outside::json_fault(.0))]
     Damaged(#[from] serde_json::Error),
 }
 

@@ -17,7 +17,7 @@ use openclaw_common::queue::Receipt;
 use openclaw_common::quota::Urgency;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
-use openclaw_common::{action_uuid, backoff, telemetry, time};
+use openclaw_common::{action_uuid, backoff, outside, telemetry, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::action::Plan;
@@ -256,8 +256,11 @@ impl Run {
                         None => Made::Plan(plan),
                     });
                 }
-                Asked::Answer(Err(HandlerError::Retry(error))) if row.attempt + 1 < retry.max_attempts => error,
+                Asked::Answer(Err(HandlerError::Retry(error))) if row.attempt + 1 < retry.max_attempts => {
+                    outside::quoted(&error)
+                }
                 Asked::Answer(Err(HandlerError::Retry(error) | HandlerError::Refused(error))) => {
+                    let error = outside::quoted(&error);
                     let died = self.die(row, Vec::new(), "handler", None, error).await;
                     return died.map(Made::End);
                 }
@@ -329,7 +332,8 @@ impl Run {
         let ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task).await;
         Ok(match ended {
             Ok(Ok(answer)) => answer,
-            Ok(Err(panic)) => Err(HandlerError::Retry(format!("the handler panicked: {panic}"))),
+            // Without its words, which may be the message's: the panic hook has logged where it happened.
+            Ok(Err(_)) => Err(HandlerError::Retry("the handler panicked".to_owned())),
             Err(_) => {
                 task.abort();
                 Err(HandlerError::Retry(format!(

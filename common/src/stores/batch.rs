@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::envelope::{Envelope, EventKey};
+use crate::outside;
 use crate::store::{ActionOutcome, ActionState, Change, NewAction, State, Step};
 
 /// No due time is further away than this (a hundred years): both databases can add it to their clock.
@@ -13,12 +14,30 @@ const FAR: i64 = 100 * 365 * 24 * 3600 * 1000;
 /// No time of acceptance is later than this (the year 9999): what a broken clock says must not fail a whole batch.
 const LATEST_MS: i64 = 253_402_300_799_999;
 
+/// The type of events whose key is a `message_id`: one of them may be a message that we sent.
+macro_rules! message_type {
+    () => {
+        "im.message.receive_v1"
+    };
+}
+pub(super) use message_type;
+
 /// A name as both databases can store it: PostgreSQL has no NUL in text, and one odd event must not fail a whole batch.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
     } else {
         Cow::Borrowed(text)
+    }
+}
+
+/// An error's sentence as both databases store it: whatever it was made of, it is short and on one line.
+pub(super) fn sentence(error: &str) -> Cow<'_, str> {
+    let is_fit = error.len() <= outside::SENTENCE && !error.contains(outside::breaks_out);
+    if is_fit {
+        Cow::Borrowed(error)
+    } else {
+        Cow::Owned(outside::sentence(error))
     }
 }
 
@@ -201,7 +220,7 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
             patch.from_planned = false;
             patch.attempt = Some(count(*attempt));
             patch.class = Some("handler");
-            patch.error = Some(clean(error));
+            patch.error = Some(sentence(error));
         }
         Step::Plan { plan, actions } => {
             patch.from_planned = false;
@@ -240,7 +259,7 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
             if let Some((class, code, error)) = &wait.failure {
                 patch.class = Some(class);
                 patch.code = *code;
-                patch.error = Some(clean(error));
+                patch.error = Some(sentence(error));
             }
             patch.outcomes.extend(wait.actions.iter().map(Outcome::of));
         }
@@ -253,7 +272,7 @@ fn patch(place: usize, change: &Change) -> Patch<'_> {
             patch.target = Some(State::Dead);
             patch.class = Some(class);
             patch.code = *code;
-            patch.error = Some(clean(error));
+            patch.error = Some(sentence(error));
             patch.outcomes.extend(actions.iter().map(Outcome::of));
         }
     }
@@ -285,6 +304,41 @@ mod tests {
             .map(|wave| wave.iter().map(|patch| patch.place).collect())
             .collect();
         assert_eq!(places, [vec![0, 1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn an_error_is_stored_short_and_on_one_line() {
+        assert_eq!(sentence("as it is"), "as it is");
+        let long = format!("no\n{}", "帮".repeat(1_000_000));
+        let patches = waves(&[
+            change(
+                "a",
+                Step::Fail {
+                    attempt: 1,
+                    error: long.clone(),
+                },
+            ),
+            change(
+                "b",
+                Step::Die {
+                    actions: Vec::new(),
+                    class: "handler",
+                    code: None,
+                    error: long,
+                },
+            ),
+        ])
+        .into_iter()
+        .flatten()
+        .filter_map(|patch| patch.error.map(Cow::into_owned))
+        .collect::<Vec<_>>();
+        assert_eq!(patches.len(), 2);
+        for error in patches {
+            assert!(
+                error.starts_with("no 帮") && error.chars().count() <= outside::SENTENCE + 1,
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey, Origin};
+use crate::outside;
 use crate::queue::Unreadable;
 
 /// The version of the header below. A reader that meets another one leaves the message to the dead letters. (Version 1 held
@@ -147,10 +148,11 @@ pub(super) fn message<'a>(
 /// The envelopes of a received message.
 pub(super) fn envelopes(delivery: &mut Delivery) -> Result<Vec<Arc<Envelope>>, Unreadable> {
     let body = Bytes::from(std::mem::take(&mut delivery.data));
+    let message_id = delivery.properties.message_id().as_ref();
     read(&delivery.properties, &body).map_err(|reason| Unreadable {
-        reason,
+        reason: outside::quoted(&reason),
         body,
-        message_id: delivery.properties.message_id().as_ref().map(ToString::to_string),
+        message_id: message_id.map(|id| outside::quoted(id.as_str())),
     })
 }
 
@@ -173,7 +175,7 @@ fn read(properties: &BasicProperties, body: &Bytes) -> Result<Vec<Arc<Envelope>>
         Some(_) => return Err(format!("the header `{HEADER}` is no string")),
         None => return Err(format!("the header `{HEADER}` is missing")),
     };
-    let unreadable = |error| format!("the header `{HEADER}` is not readable: {error}");
+    let unreadable = |error| format!("the header `{HEADER}` is not readable: {}", outside::json_fault(&error));
     // The version first: a newer one may have other fields.
     let Version { v } = serde_json::from_slice(header).map_err(unreadable)?;
     if v != VERSION {

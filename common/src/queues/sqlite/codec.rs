@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey, Origin};
+use crate::outside;
 use crate::queue::Unreadable;
 
 /// The format below. A reader that meets another one leaves the row to the dead letters.
@@ -58,7 +59,7 @@ pub(super) fn encode(envelope: &Envelope) -> Result<Vec<u8>, String> {
 pub(super) fn decode(blob: Vec<u8>) -> Result<Arc<Envelope>, Unreadable> {
     let blob = Bytes::from(blob);
     read(&blob).map(Arc::new).map_err(|reason| Unreadable {
-        reason,
+        reason: outside::quoted(&reason),
         body: blob,
         message_id: None,
     })
@@ -74,7 +75,7 @@ fn read(blob: &Bytes) -> Result<Envelope, String> {
     let (length, rest) = rest.split_first_chunk().ok_or("it is cut short")?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|error| error.to_string())?;
     let (header, body) = rest.split_at_checked(length).ok_or("it is cut short")?;
-    let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
+    let header: Header = serde_json::from_slice(header).map_err(|error| outside::json_fault(&error))?;
     Ok(Envelope {
         key: EventKey::new(header.app, header.key),
         bot: BotId::new(&header.bot).map_err(|invalid| invalid.to_string())?,

@@ -102,3 +102,48 @@ fn a_filter_is_taken_as_written_and_a_wrong_one_is_named() {
     let error = filter(&log("openclaw=loud")).unwrap_err().to_string();
     assert!(error.contains("`openclaw=loud`"), "{error}");
 }
+
+#[test]
+fn nobody_can_forge_a_line() {
+    let id = "om_1\n2026-11-30T00:00:00.000000Z ERROR forged: all is lost\r\u{1b}[2J\u{2028}\u{85}";
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let log = Log {
+            format,
+            ..Log::default()
+        };
+        let text = written(&log, || {
+            tracing::error!(event = %id, error = id, debug = ?id, "of {id}");
+            tracing::info!("next");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(
+            text.chars().filter(|character| outside::breaks_out(*character)).count(),
+            2,
+            "{text:?}"
+        );
+        for line in text.split_terminator('\n') {
+            assert!(
+                line.starts_with("node-a ") || line.starts_with(r#"{"instance":"node-a""#),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_line_is_long_whoever_wrote_it() {
+    let body = "帮".repeat(1_000_000);
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let log = Log {
+            format,
+            ..Log::default()
+        };
+        let text = written(&log, || tracing::error!(error = %body, other = body, "of {body}"));
+        assert!(text.len() < 16 * 1024, "{}", text.len());
+        assert!(text.contains("ERROR") && text.contains('…'), "{}", &text[..100]);
+        if log.format == LogFormat::Json {
+            let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(line["level"], "ERROR");
+        }
+    }
+}
