@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use openclaw_common::envelope::Envelope;
+use openclaw_common::outside;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::action::Action;
+use crate::words;
 
 /// The type of a received message.
-const MESSAGE: &str = "im.message.receive_v1";
+pub(crate) const MESSAGE: &str = "im.message.receive_v1";
 
 /// An event, parsed once. Its type comes from the envelope, where ingest has already told v2 from v1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +66,8 @@ pub struct Mention {
 #[derive(Debug, thiserror::Error)]
 #[error("the event is not readable as `{event_type}`: {reason}")]
 pub struct EventError {
-    event_type: Arc<str>,
-    reason: serde_json::Error,
+    event_type: String,
+    reason: String,
 }
 
 impl Event {
@@ -85,23 +88,38 @@ impl Event {
                 event_type,
                 message: Some(body.event.into_message(&envelope.chat)),
             }),
-            Err(reason) => Err(EventError { event_type, reason }),
+            Err(reason) => Err(EventError {
+                event_type: outside::quoted(&event_type),
+                reason: outside::json_fault(&reason),
+            }),
         }
     }
 
     /// A plain text in answer to this event, where there is a message to answer.
     #[must_use]
     pub fn reply_text(&self, text: &str) -> Option<Action> {
-        let (message, _) = self.text_from_user()?;
+        let (message, _) = self.words_from_user()?;
         Some(message.reply(serde_json::json!({ "text": text }).to_string()))
     }
 
-    /// The message, when it is text and a person wrote it: what conversational handlers answer. Never a bot's message,
-    /// else two bots in one group answer each other for ever.
+    /// The message, when it is of type text and a person wrote it.
     #[must_use]
     pub fn text_from_user(&self) -> Option<(&Message, &str)> {
-        let message = self.message.as_ref().filter(|message| message.sender.kind == "user")?;
+        let message = self.from_user()?;
         Some((message, message.text.as_deref()?))
+    }
+
+    /// The message and its words as people see them (the module `words`), in whichever type they came, when a person said
+    /// them: what conversational handlers answer.
+    #[must_use]
+    pub fn words_from_user(&self) -> Option<(&Message, String)> {
+        let message = self.from_user()?;
+        Some((message, words::of(message)?))
+    }
+
+    /// A person's message. Never a bot's, else two bots in one group answer each other for ever.
+    fn from_user(&self) -> Option<&Message> {
+        self.message.as_ref().filter(|message| message.sender.kind == "user")
     }
 }
 
@@ -148,18 +166,24 @@ struct ReceivedMessage {
     chat_type: Option<String>,
     message_type: String,
     content: Option<String>,
-    mentions: Option<Vec<ReceivedMention>>,
-}
-
-#[derive(Deserialize)]
-struct ReceivedMention {
-    key: Option<String>,
-    name: Option<String>,
+    /// Its form must not matter: an odd mention is no reason to leave a person without an answer.
+    #[serde(default)]
+    mentions: Value,
 }
 
 #[derive(Deserialize)]
 struct TextContent {
     text: String,
+}
+
+impl Mention {
+    fn read(received: &Value) -> Option<Self> {
+        let text = |name| received.get(name)?.as_str().map(str::to_owned);
+        Some(Self {
+            key: text("key")?,
+            name: text("name").unwrap_or_default(),
+        })
+    }
 }
 
 impl Received {
@@ -173,7 +197,10 @@ impl Received {
             .then(|| serde_json::from_str::<TextContent>(&content).ok())
             .flatten()
             .map(|content| content.text);
-        let mentions = self.message.mentions.unwrap_or_default().into_iter();
+        let mentions = match self.message.mentions {
+            Value::Array(mentions) => mentions,
+            _ => Vec::new(),
+        };
         Message {
             message_id: self.message.message_id,
             chat_id: self.message.chat_id.unwrap_or_else(|| lane.to_owned()),
@@ -181,14 +208,7 @@ impl Received {
             message_type: self.message.message_type,
             content,
             text,
-            mentions: mentions
-                .filter_map(|mention| {
-                    Some(Mention {
-                        key: mention.key?,
-                        name: mention.name.unwrap_or_default(),
-                    })
-                })
-                .collect(),
+            mentions: mentions.iter().filter_map(Mention::read).collect(),
             sender,
         }
     }
@@ -268,6 +288,52 @@ mod tests {
                 "{body}"
             );
         }
+    }
+
+    #[test]
+    fn a_bot_has_said_nothing_in_any_type() {
+        let text = GROUP.replace(r#""sender_type":"user""#, r#""sender_type":"app""#);
+        let content = r#"{\"title\":\"hi\",\"content\":[]}"#;
+        let post = text
+            .replace(r#""message_type":"text""#, r#""message_type":"post""#)
+            .replace(r#"{\"text\":\"@_user_1 stock of SKU 42?\"}"#, content);
+        for body in [text, post] {
+            let event = parse("im.message.receive_v1", &body).unwrap();
+            assert!(words::of(event.message.as_ref().unwrap()).is_some(), "{body}");
+            assert!(event.words_from_user().is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_odd_mention_costs_its_own_words_nothing_more() {
+        for mentions in [
+            "null",
+            "[]",
+            "[null]",
+            "[{}]",
+            r#"[{"key":7,"name":{}}]"#,
+            r#"[{"key":"@_user_1"}]"#,
+            "{}",
+        ] {
+            let body = GROUP.replace(
+                r#"[{"key":"@_user_1","id":{"open_id":"ou_bot"},"name":"StockBot","mentioned_type":"bot"}]"#,
+                mentions,
+            );
+            assert!(body.contains(&format!(r#""mentions":{mentions}"#)));
+            let event = parse("im.message.receive_v1", &body).unwrap();
+            let words = event.words_from_user().unwrap().1;
+            assert!(words.ends_with("stock of SKU 42?"), "{mentions}: {words}");
+        }
+    }
+
+    #[test]
+    fn an_error_holds_nothing_of_what_was_written() {
+        let body = r#"{"event":{"message":{"message_id":{"my":"password"},"message_type":"text"}}}"#;
+        let error = parse("im.message.receive_v1", body).unwrap_err().to_string();
+        assert!(error.contains("line 1") && !error.contains("password"), "{error}");
+        let body = format!(r#"{{"event":{{"message":"{}"}}}}"#, "password ".repeat(100_000));
+        let error = parse("im.message.receive_v1", &body).unwrap_err().to_string();
+        assert!(error.len() < 300 && !error.contains("password"), "{error}");
     }
 
     #[test]

@@ -53,22 +53,34 @@ pub(crate) mod testing {
 
     /// A person's text in a group; `mentions` are (key, name).
     pub(crate) fn text(text: &str, mentions: &[(&str, &str)]) -> Event {
+        let mut event = message("text", &serde_json::json!({ "text": text }).to_string(), mentions);
+        if let Some(message) = &mut event.message {
+            message.text = Some(text.to_owned());
+        }
+        event
+    }
+
+    /// A person's post there.
+    pub(crate) fn post(content: &str, mentions: &[(&str, &str)]) -> Event {
+        message("post", content, mentions)
+    }
+
+    /// A person's message of any type there.
+    pub(crate) fn message(message_type: &str, content: &str, mentions: &[(&str, &str)]) -> Event {
+        let mention = |(key, name): &(&str, &str)| Mention {
+            key: (*key).to_owned(),
+            name: (*name).to_owned(),
+        };
         Event {
             event_type: "im.message.receive_v1".into(),
             message: Some(Message {
                 message_id: "om_1".to_owned(),
                 chat_id: "oc_1".to_owned(),
                 chat_type: "group".to_owned(),
-                message_type: "text".to_owned(),
-                content: serde_json::json!({ "text": text }).to_string(),
-                text: Some(text.to_owned()),
-                mentions: mentions
-                    .iter()
-                    .map(|(key, name)| Mention {
-                        key: (*key).to_owned(),
-                        name: (*name).to_owned(),
-                    })
-                    .collect(),
+                message_type: message_type.to_owned(),
+                content: content.to_owned(),
+                text: None,
+                mentions: mentions.iter().map(mention).collect(),
                 sender: Sender {
                     open_id: "ou_1".to_owned(),
                     kind: "user".to_owned(),

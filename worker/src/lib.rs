@@ -17,7 +17,7 @@
 //! | [`meter`] | counts calls of the Open API |
 //! | [`verdict`] | what becomes of an event after a send |
 //! | [`levels`] | which limits a send counts against |
-//! | [`handler`], [`event`], [`action`] | what a bot answers |
+//! | [`handler`], [`event`], [`words`], [`action`] | what a bot answers |
 //! | [`feishu`] | the Open API: tokens, requests, what an answer means |
 //! | [`waiting_room`] | due rows, the sweeper, retention |
 //! | [`archive`] | messages that never became a row |
@@ -56,6 +56,7 @@ mod spending;
 mod tenants;
 mod verdict;
 mod waiting_room;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -196,14 +196,14 @@ pub const KEYS: &[Key] = &[
         "handler.rules[].keyword",
         "text",
         "help",
-        "The rule matches a text that contains this. A rule has one of `keyword`, `prefix` and `regex`.",
+        "The rule matches a text or post that contains this; mentions it begins with do not count. A rule has one of `keyword`, `prefix` and `regex`.",
     ),
     example("handler.rules[].prefix", "text", "/ping", "… that begins with this."),
     example(
         "handler.rules[].regex",
         "regular expression",
         "(?i)^order \\d+$",
-        "… that matches this.",
+        "… whose first 8 KiB match this.",
     ),
     example(
         "handler.rules[].reply",

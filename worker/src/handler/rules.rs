@@ -1,8 +1,8 @@
-//! `handler: { kind: rules }`: the first rule that matches a person's text answers it.
+//! `handler: { kind: rules }`: the first rule that matches a person's words answers them.
 //!
-//! **What is matched**: the words as people see them. Leading mentions (`@_user_1 `, `@_all `) and surrounding space are
-//! dropped, so that `help` matches `@Bot help`; mentions further on read as `@Name`. Matching minds upper and lower case; a
-//! regex may begin with `(?i)`.
+//! **What is matched**: the words as people see them, of texts and posts (`crate::words`). Leading mentions and surrounding
+//! space are dropped, so that `help` matches `@Bot help`; mentions further on read as `@Name`. Matching minds upper and lower
+//! case; a regex may begin with `(?i)`, and sees the first [`REGEX_TEXT`] bytes.
 //!
 //! **What is answered**: the reply's text, with
 //! - `{text}`: those same words. Every `<` in them becomes the look-alike `＜`, because Feishu reads `<at …>` and other tags
@@ -10,13 +10,23 @@
 //! - `{sender}`: a mention of the person, `<at user_id="ou_…"></at>`, which Feishu shows as the name;
 //! - `{{` and `}}`: a brace. Any other brace is a mistake, which the configuration reports with its line.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use openclaw_common::config::{Pattern, REGEX_SIZE, Rule};
 use regex::{Regex, RegexBuilder};
 
 use super::{Handler, HandlerError};
 use crate::action::Plan;
-use crate::event::{Event, Mention, Message};
+use crate::event::{Event, Message};
+
+/// How much of a message a regex sees, bytes. The time that one takes grows with its size and with the text's, and whoever can
+/// write to the bot chooses the text.
+const REGEX_TEXT: usize = 8 * 1024;
+/// A regex of this compiled size is done with [`QUICK_TEXT`] bytes in a moment; whatever may take longer runs apart from the
+/// threads that everything else runs on.
+const QUICK_SIZE: usize = 16 * 1024;
+const QUICK_TEXT: usize = 1024;
 
 /// A rule cannot be used: the operator's to correct.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +50,11 @@ pub enum RuleError {
 }
 
 /// The compiled rules.
-pub(super) struct Rules(Vec<Compiled>);
+pub(super) struct Rules {
+    rules: Arc<[Compiled]>,
+    /// Whether every regex among them is a small one.
+    quick: bool,
+}
 
 struct Compiled {
     matcher: Matcher,
@@ -64,43 +78,58 @@ enum Piece {
 impl Rules {
     /// Compiles every rule once.
     pub(super) fn compile(rules: &[Rule]) -> Result<Self, RuleError> {
-        rules
-            .iter()
-            .enumerate()
-            .map(|(index, rule)| {
-                let number = index + 1;
-                let matcher = match &rule.pattern {
-                    Pattern::Keyword(keyword) => Matcher::Keyword(keyword.clone()),
-                    Pattern::Prefix(prefix) => Matcher::Prefix(prefix.clone()),
-                    Pattern::Regex(pattern) => RegexBuilder::new(pattern)
-                        .size_limit(REGEX_SIZE)
-                        .dfa_size_limit(REGEX_SIZE)
-                        .build()
-                        .map(Matcher::Regex)
-                        .map_err(|reason| RuleError::Regex {
-                            rule: number,
-                            reason: Box::new(reason),
-                        })?,
-                };
-                let reply = pieces(&rule.reply).map_err(|found| RuleError::Placeholder { rule: number, found })?;
-                Ok(Compiled { matcher, reply })
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let mut quick = true;
+        let compile = |(index, rule): (usize, &Rule)| {
+            let number = index + 1;
+            let matcher = match &rule.pattern {
+                Pattern::Keyword(keyword) => Matcher::Keyword(keyword.clone()),
+                Pattern::Prefix(prefix) => Matcher::Prefix(prefix.clone()),
+                Pattern::Regex(pattern) => {
+                    quick &= regex(pattern, QUICK_SIZE).is_ok();
+                    let compiled = regex(pattern, REGEX_SIZE).map_err(|reason| RuleError::Regex {
+                        rule: number,
+                        reason: Box::new(reason),
+                    });
+                    Matcher::Regex(compiled?)
+                }
+            };
+            let reply = pieces(&rule.reply).map_err(|found| RuleError::Placeholder { rule: number, found })?;
+            Ok(Compiled { matcher, reply })
+        };
+        let rules = rules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { rules, quick })
     }
+
+    /// The place of the first rule that matches.
+    async fn first_match(&self, words: &Arc<str>) -> Result<Option<usize>, HandlerError> {
+        let (rules, words) = (self.rules.clone(), words.clone());
+        let is_quick = self.quick && words.len() <= QUICK_TEXT || rules.iter().all(|rule| !rule.matcher.is_regex());
+        let look = move || rules.iter().position(|rule| rule.matcher.matches(&words));
+        if is_quick {
+            return Ok(look());
+        }
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.map_err(|failed| HandlerError::Retry(format!("the rules could not be looked through: {failed}")))
+    }
+}
+
+fn regex(pattern: &str, size: usize) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern)
+        .size_limit(size)
+        .dfa_size_limit(REGEX_SIZE)
+        .build()
 }
 
 #[async_trait]
 impl Handler for Rules {
     async fn plan(&self, event: &Event) -> Result<Plan, HandlerError> {
-        let Some((message, text)) = event.text_from_user() else {
+        let Some((message, words)) = event.words_from_user() else {
             return Ok(Plan::default());
         };
-        let words = words(text, &message.mentions);
-        Ok(self
-            .0
-            .iter()
-            .find(|rule| rule.matcher.matches(&words))
+        let words = words.into();
+        let found = self.first_match(&words).await?;
+        Ok(found
+            .and_then(|place| self.rules.get(place))
             .map_or_else(Plan::default, |rule| {
                 Plan::one(message.reply(serde_json::json!({ "text": fill(&rule.reply, &words, message) }).to_string()))
             }))
@@ -112,9 +141,18 @@ impl Matcher {
         match self {
             Self::Keyword(keyword) => words.contains(keyword),
             Self::Prefix(prefix) => words.starts_with(prefix),
-            Self::Regex(regex) => regex.is_match(words),
+            Self::Regex(regex) => regex.is_match(beginning(words)),
         }
     }
+
+    fn is_regex(&self) -> bool {
+        matches!(self, Self::Regex(_))
+    }
+}
+
+/// What a regex sees.
+fn beginning(words: &str) -> &str {
+    &words[..words.floor_char_boundary(REGEX_TEXT)]
 }
 
 /// Cuts a reply into its parts, or returns the text from the wrong brace on.
@@ -149,46 +187,6 @@ fn pieces(reply: &str) -> Result<Vec<Piece>, String> {
         pieces.push(Piece::Literal(literal));
     }
     Ok(pieces)
-}
-
-/// A text as people see it: see the module's first paragraph.
-fn words(text: &str, mentions: &[Mention]) -> String {
-    let mut rest = text.trim();
-    while let Some(length) = placeholder(rest).filter(|length| {
-        // `@_user_1help` is somebody's odd text, not a mention: Feishu sets a space behind each.
-        rest[*length..].is_empty() || rest[*length..].starts_with(char::is_whitespace)
-    }) {
-        rest = rest[length..].trim_start();
-    }
-    let mut words = String::with_capacity(rest.len());
-    while let Some(at) = rest.find('@') {
-        words.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let length = placeholder(rest).unwrap_or(1);
-        let (key, behind) = rest.split_at(length);
-        match mentions.iter().find(|mention| mention.key == key) {
-            Some(mention) => {
-                words.push('@');
-                words.push_str(&mention.name);
-            }
-            None => words.push_str(key),
-        }
-        rest = behind;
-    }
-    words.push_str(rest);
-    words
-}
-
-/// The length of the mention (`@_user_<digits>`, `@_all`) that `text` begins with.
-fn placeholder(text: &str) -> Option<usize> {
-    const USER: &str = "@_user_";
-    const ALL: &str = "@_all";
-    if let Some(behind) = text.strip_prefix(USER) {
-        let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
-        (digits > 0).then_some(USER.len() + digits)
-    } else {
-        text.starts_with(ALL).then_some(ALL.len())
-    }
 }
 
 fn fill(reply: &[Piece], words: &str, message: &Message) -> String {
@@ -264,19 +262,108 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_a_mention_is_said_by_its_key_and_not_by_the_character_behind_it() {
+        let (one, two) = (("@_user_1", "Bot"), ("@_user_2", "Li"));
+        let rules = [
+            rule(Pattern::Prefix("/help".to_owned()), "prefix"),
+            rule(Pattern::Regex("^帮助".to_owned()), "regex"),
+        ];
+        for (text, mentions, expected) in [
+            ("@_user_1/help", &[one][..], Some("prefix")),
+            ("@_user_1@_user_2 /help", &[one, two], Some("prefix")),
+            ("@_user_1帮助", &[one], Some("regex")),
+            ("@_user_1 帮助", &[one], Some("regex")),
+            ("@_all/help", &[], Some("prefix")),
+            ("@_all@_user_1/help", &[one], Some("prefix")),
+            ("/help", &[], Some("prefix")),
+            ("@_user_12 /help", &[("@_user_12", "Wang")], Some("prefix")),
+            ("@_user_12 /help", &[one, ("@_user_12", "Wang")], Some("prefix")),
+            ("@_user_12 /help", &[one], None),
+            ("@_user_12 /help", &[], None),
+            ("@_user_1 /help", &[], None),
+            ("@_user_1 /help", &[("", "nobody")], None),
+            ("hey @_user_1 /help", &[one], None),
+            ("@_user_1: /help", &[one], None),
+        ] {
+            let found = answer(&rules, &testing::text(text, mentions)).await;
+            assert_eq!(found.as_deref(), expected, "{text} {mentions:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn leading_mentions_are_dropped_and_later_ones_read_as_names() {
-        let mentions = [("@_user_1", "Bot"), ("@_user_2", "Li"), ("@_user_10", "Wang")];
+        let mentions = [
+            ("@_user_1", "Bot"),
+            ("@_user_2", "Li"),
+            ("@_user_10", "Wang"),
+            ("@_user_3", ""),
+        ];
         let rules = [rule(Pattern::Prefix("help".to_owned()), "[{text}]")];
-        let event = testing::text(" @_user_1  @_all help @_user_2, @_user_10 and me@x.org ", &mentions);
+        let event = testing::text(
+            " @_user_1  @_all help @_user_2, @_user_10@_user_3 @_user_99 and me@x.org @_all ",
+            &mentions,
+        );
         let found = answer(&rules, &event).await.unwrap();
-        assert_eq!(found, "[help @Li, @Wang and me@x.org]");
-        assert_eq!(answer(&rules, &testing::text("@_user_1help", &mentions)).await, None);
+        assert_eq!(found, "[help @Li, @Wang@_user_3 @_user_99 and me@x.org @_all]");
         assert_eq!(
             answer(&[keyword("", "nothing said")], &testing::text("@_user_1", &mentions))
                 .await
                 .unwrap(),
             "nothing said"
         );
+    }
+
+    #[tokio::test]
+    async fn a_persons_post_is_answered_by_its_words() {
+        let rules = [rule(Pattern::Prefix("/help".to_owned()), "{text}")];
+        let content = r#"{"title":"","content":[[{"tag":"at","user_id":"@_user_1","user_name":"Bot","style":[]},{"tag":"text","text":" /help me","style":[]}]]}"#;
+        let mut event = testing::post(content, &[("@_user_1", "Bot")]);
+        assert_eq!(answer(&rules, &event).await.as_deref(), Some("/help me"));
+        event.message.as_mut().unwrap().sender.kind = "app".to_owned();
+        assert_eq!(answer(&rules, &event).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_regex_sees_a_bounded_text_and_runs_apart_from_everything_else() {
+        // Remembers for each of the last 300 characters whether it was an x: no table of its states is large enough.
+        let costly = [rule(Pattern::Regex("x.{300}[0-9]".to_owned()), "found")];
+        let within = format!("x{}7", "o".repeat(300));
+        assert_eq!(
+            answer(&costly, &testing::text(&within, &[])).await.as_deref(),
+            Some("found")
+        );
+        let beyond = format!("{}帮z", "帮".repeat(REGEX_TEXT / 3));
+        assert_eq!(
+            answer(
+                &[rule(Pattern::Regex("z$".to_owned()), "x")],
+                &testing::text(&beyond, &[])
+            )
+            .await,
+            None
+        );
+
+        // This test has one thread: whatever holds it up holds up everything.
+        let rules = Rules::compile(&costly).unwrap();
+        let letter = |number: u32| {
+            if number.wrapping_mul(2_654_435_761) >> 31 == 1 {
+                'x'
+            } else {
+                'o'
+            }
+        };
+        let event = testing::text(&(0..20_000).map(letter).collect::<String>(), &[]);
+        let mut turns = 0_u32;
+        tokio::select! {
+            biased;
+            plan = rules.plan(&event) => assert!(plan.unwrap().is_empty()),
+            () = async {
+                loop {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    turns += 1;
+                }
+            } => {}
+        }
+        assert!(turns > 0, "others had their turns meanwhile");
     }
 
     #[tokio::test]
