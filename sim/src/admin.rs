@@ -282,6 +282,7 @@ fn rule(request: FaultRequest) -> Result<(Scope, Fault), String> {
         "token_revoked" => Fault::token_revoked(),
         "malformed" => Fault::malformed(commit),
         "garbage" => Fault::garbage(commit),
+        "packed" => Fault::packed(),
         "code" => match request.code {
             Some(code) => Fault::code(
                 request.status.unwrap_or(400),

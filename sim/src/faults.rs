@@ -43,6 +43,8 @@ pub enum Answer {
     Malformed,
     /// HTTP 200 with a page of something else.
     Garbage,
+    /// The truth, compressed with gzip, which nobody asked for.
+    Packed,
 }
 
 /// One way to go wrong.
@@ -176,6 +178,12 @@ impl Fault {
     #[must_use]
     pub fn garbage(commit: bool) -> Self {
         Self::new("garbage", commit, Answer::Garbage)
+    }
+
+    /// Done, and the answer compressed although nobody asked for it.
+    #[must_use]
+    pub fn packed() -> Self {
+        Self::new("packed", true, Answer::Packed)
     }
 
     /// The refusal that a fault without effect amounts to, for the ledger; `None`: the caller learns nothing of a code.

@@ -65,7 +65,7 @@ impl Word {
             Outcome::Sent { .. } => Self::Good,
             Outcome::Permanent { needs_operator, .. } if !needs_operator => Self::Good,
             Outcome::Permanent { .. } | Outcome::Transient { .. } => Self::Bad,
-            Outcome::Limited { .. } => Self::Nothing,
+            Outcome::Limited { .. } | Outcome::Unready { .. } => Self::Nothing,
         }
     }
 }

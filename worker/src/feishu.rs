@@ -8,6 +8,7 @@
 //! | `code` | Feishu's error codes, as one table |
 //! | `transport` | connections, deadlines, limits |
 //! | `checkup` | what `openclaw check` asks about each bot |
+//! | `packing` | what an answer is packed in although nobody asked for it |
 //!
 //! Every way a send can end is an [`Outcome`]; there are no other errors. What matters most in it is whether a copy of the
 //! message may exist although nobody said so (*ambiguous*): only the same uuid makes another try safe then, and only for an
@@ -19,6 +20,7 @@ mod answer;
 mod checkup;
 mod client;
 mod code;
+mod packing;
 mod token;
 mod transport;
 
@@ -44,6 +46,16 @@ pub enum Outcome {
         pause: Option<Duration>,
         /// Feishu's code; 429 when the answer had none.
         code: i64,
+    },
+    /// Not begun: a token, or something else it needs first, is not there. No request was made, or only one that was refused
+    /// for its token; no attempt is used.
+    Unready {
+        /// When to ask again.
+        wait: Duration,
+        /// Feishu's code, if it answered.
+        code: Option<i64>,
+        /// One sentence for the operator.
+        message: String,
     },
     /// Try again later; an attempt is used.
     Transient {
@@ -83,6 +95,7 @@ impl Outcome {
         match self {
             Self::Sent { .. } => "sent",
             Self::Limited { .. } => "limited",
+            Self::Unready { .. } => "unready",
             Self::Transient { ambiguous: true, .. } => "ambiguous",
             Self::Transient { ambiguous: false, .. } => "transient",
             Self::Permanent { .. } => "permanent",
@@ -108,7 +121,17 @@ impl Outcome {
         match self {
             Self::Sent { .. } => None,
             Self::Limited { code, .. } => Some(*code),
-            Self::Transient { code, .. } | Self::Permanent { code, .. } => *code,
+            Self::Unready { code, .. } | Self::Transient { code, .. } | Self::Permanent { code, .. } => *code,
+        }
+    }
+
+    /// How long it says to wait; nothing where it does not say.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        match self {
+            Self::Unready { wait, .. } => *wait,
+            Self::Limited { pause, .. } => pause.unwrap_or_default(),
+            Self::Sent { .. } | Self::Transient { .. } | Self::Permanent { .. } => Duration::ZERO,
         }
     }
 
@@ -118,7 +141,9 @@ impl Outcome {
         match self {
             Self::Sent { .. } => "",
             Self::Limited { .. } => "the platform's limit",
-            Self::Transient { message, .. } | Self::Permanent { message, .. } => message,
+            Self::Unready { message, .. } | Self::Transient { message, .. } | Self::Permanent { message, .. } => {
+                message
+            }
         }
     }
 }

@@ -189,24 +189,12 @@ impl Run {
 
     /// `message.max_age`: a late answer is often worse than none. What was partly sent is carried through.
     async fn stale(&self, row: &Row) -> Flow<Option<End>> {
-        let policy = &self.bot.message;
-        let age = Duration::from_millis(u64::try_from(row.age_ms).unwrap_or(0));
-        let age = age.saturating_sub(order::scheduled(&self.engine, row).1);
         let touched = row.actions.iter().any(|action| action.first_tried_ms_ago.is_some());
-        if age <= policy.max_age || touched || row.replay_generation > 0 {
+        if touched || !self.is_old(row) {
             return Ok(None);
         }
-        let on_stale = match policy.on_stale {
-            // Where somebody only asked for a send there is nobody to answer.
-            OnStale::Reply if order::is_order(&row.envelope) => OnStale::DeadLetter,
-            on_stale => on_stale,
-        };
-        match on_stale {
-            OnStale::DeadLetter => {
-                let error = format!("older than message.max_age ({} s)", policy.max_age.as_secs());
-                self.die(row, Vec::new(), "stale", None, error).await.map(Some)
-            }
-            OnStale::Drop => self.finish(row, Vec::new()).await.map(Some),
+        match self.on_stale(row) {
+            OnStale::DeadLetter | OnStale::Drop => self.outdated(row).await,
             // An event that has a plan already would get a second one; its own answer is late but whole.
             OnStale::Reply if row.plan.is_some() => Ok(None),
             OnStale::Reply => {
@@ -222,6 +210,36 @@ impl Run {
                     None => self.carry_out(row, &plan, true).await.map(Some),
                 }
             }
+        }
+    }
+
+    /// Ends an event that has grown too old, unless a late answer is better than none.
+    pub(crate) async fn outdated(&self, row: &Row) -> Flow<Option<End>> {
+        if !self.is_old(row) {
+            return Ok(None);
+        }
+        match self.on_stale(row) {
+            OnStale::DeadLetter => {
+                let error = format!("older than message.max_age ({} s)", self.bot.message.max_age.as_secs());
+                self.die(row, Vec::new(), "stale", None, error).await.map(Some)
+            }
+            OnStale::Drop => self.finish(row, Vec::new()).await.map(Some),
+            OnStale::Reply => Ok(None),
+        }
+    }
+
+    /// By its age when it was taken up, less what it had to wait for its time.
+    fn is_old(&self, row: &Row) -> bool {
+        let age = Duration::from_millis(u64::try_from(row.age_ms).unwrap_or(0));
+        let age = age.saturating_sub(order::scheduled(&self.engine, row).1);
+        age > self.bot.message.max_age && row.replay_generation == 0
+    }
+
+    fn on_stale(&self, row: &Row) -> OnStale {
+        match self.bot.message.on_stale {
+            // Where somebody only asked for a send there is nobody to answer.
+            OnStale::Reply if order::is_order(&row.envelope) => OnStale::DeadLetter,
+            on_stale => on_stale,
         }
     }
 

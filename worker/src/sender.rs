@@ -23,6 +23,9 @@ use crate::sending::ActionRun;
 /// Turned on by every choice, so that members that are all free take turns.
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether a bot that is missing from the configuration has come is looked at again after this.
+const NOBODY: Duration = Duration::from_secs(5);
+
 /// Through whom.
 pub(crate) struct Sender {
     /// Whose app, token and limits; of a pool that has not chosen, the pool's face.
@@ -70,9 +73,9 @@ impl ActionRun<'_> {
             return Ok(Choice::Made);
         }
         let bots = self.run.engine.bots.now();
-        let transient = |message: String| {
-            Ok(Choice::Failed(Outcome::Transient {
-                ambiguous: false,
+        let unready = |message: String| {
+            Ok(Choice::Failed(Outcome::Unready {
+                wait: NOBODY,
                 code: None,
                 message,
             }))
@@ -82,7 +85,7 @@ impl ActionRun<'_> {
             // A copy may exist: only the same app can repeat it without doubling it.
             let chosen = self.sender.chosen.as_deref().unwrap_or_default();
             let Some(bot) = bots.get(chosen) else {
-                return transient(format!("bot `{chosen}`, which may have sent it, is not configured"));
+                return unready(format!("bot `{chosen}`, which may have sent it, is not configured"));
             };
             self.sender.bot = bot.clone();
             return Ok(Choice::Made);
@@ -91,7 +94,7 @@ impl ActionRun<'_> {
             .pool(name.as_str())
             .map_or_else(Vec::new, |pool| pool.members(&bots).cloned().collect());
         if members.is_empty() {
-            return transient(format!("no bot of pool `{name}` is configured"));
+            return unready(format!("no bot of pool `{name}` is configured"));
         }
         let away = &self.sender.turned_away;
         let left = members
@@ -113,7 +116,8 @@ impl ActionRun<'_> {
         for (bot, prepared) in left.into_iter().zip(prepared) {
             match prepared {
                 Ok(()) => ready.push(bot),
-                Err(outcome) => failed = Some(outcome),
+                // Whoever is ready soonest says how long to wait.
+                Err(outcome) => failed = [failed, Some(outcome)].into_iter().flatten().min_by_key(Outcome::wait),
             }
         }
         if let Some(outcome) = failed.filter(|_| ready.is_empty()) {

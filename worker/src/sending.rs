@@ -18,6 +18,9 @@ use crate::process::{End, Flow, Interrupt, Run};
 use crate::sender::{Choice, Sender};
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
+/// What is missing is looked for no more often than this.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// How an action left its lane.
 pub(crate) enum Sent {
     Done(ActionOutcome),
@@ -100,16 +103,14 @@ impl ActionRun<'_> {
             let receiver = self.receiver(&self.sender.bot).await;
             let prepared = match failed {
                 Some(outcome) => Err(outcome),
-                None => {
-                    if !std::mem::take(&mut self.counted) {
-                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
-                    }
-                    // A token first: buying one can take longer than a slot is good for.
-                    engine.feishu.prepare(&self.sender.bot).await
-                }
+                // A token first: buying one can take longer than a slot is good for.
+                None => engine.feishu.prepare(&self.sender.bot).await,
             };
             let mut outcome = match prepared {
                 Ok(()) => {
+                    if !std::mem::replace(&mut self.counted, true) {
+                        self.run.commit(self.row, Step::Try { index: self.index }).await?;
+                    }
                     let levels = self.levels(&self.sender.bot, &receiver);
                     let permit = match self.slot(&levels).await {
                         Ok(Slot::Permit(permit)) => permit,
@@ -126,11 +127,19 @@ impl ActionRun<'_> {
                         continue;
                     }
                     fail_point("W2", &self.row.envelope.key.key);
+                    self.counted = false;
                     let send = engine.feishu.send(&self.sender.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
                 Err(outcome) => outcome,
             };
+            if let Outcome::Unready { wait, .. } = outcome {
+                engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now());
+                match self.unready(&outcome, wait, &mut patience, tries.attempts).await? {
+                    Some(end) => return Ok(end),
+                    None => continue,
+                }
+            }
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
             self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
@@ -221,6 +230,35 @@ impl ActionRun<'_> {
                 }
             }
         }
+    }
+
+    /// Nothing was sent, so no attempt is used: a short wait is spent here, a longer one in the Store, where nothing of the chat
+    /// passes. `None`: it is to be tried again now.
+    async fn unready(
+        &self,
+        outcome: &Outcome,
+        wait: Duration,
+        patience: &mut Duration,
+        attempts: u32,
+    ) -> Flow<Option<Sent>> {
+        let wait = wait.max(MOMENT);
+        if wait <= *patience {
+            *patience -= wait;
+            return match self.run.pause(wait).await {
+                Ok(()) => Ok(None),
+                Err(interrupt) => self.untried(interrupt).await.map(Some),
+            };
+        }
+        // The first action of an event, of which no copy can exist: nobody has had an answer, and a late one may be worse.
+        if self.index == 0
+            && self.clean
+            && let Some(end) = self.run.outdated(self.row).await?
+        {
+            return Ok(Some(Sent::End(end)));
+        }
+        let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
+        let parked = self.run.wait(self.row, actions, wait, attempts, true, failure(outcome));
+        parked.await.map(|end| Some(Sent::End(end)))
     }
 
     /// Nobody can tell whether a message is visible: the bot's policy decides. `None`: it goes on under a new uuid.

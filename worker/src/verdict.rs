@@ -59,6 +59,7 @@ pub(crate) fn judge(outcome: &Outcome, tries: Tries, policy: &Message) -> Verdic
                 Verdict::Pause(pause)
             }
         }
+        Outcome::Unready { wait, .. } => Verdict::Pause(*wait),
         Outcome::Permanent { .. } => Verdict::Dead("permanent"),
         Outcome::Transient { .. } => {
             let wait = backoff::delay(&policy.retry, tries.attempts);

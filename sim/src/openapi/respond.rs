@@ -1,5 +1,6 @@
 //! Answers: the platform's envelope and headers (§6.4), and what a fault makes of them.
 
+use std::io::Read as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -140,14 +141,11 @@ pub(super) async fn token(result: Result<Issued, Refusal>, fault: Option<Fault>)
         ),
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.http).unwrap_or(StatusCode::BAD_REQUEST);
-            json(
-                status,
-                &Code {
-                    code: refusal.code,
-                    msg: &refusal.msg,
-                },
-                &log_id(),
-            )
+            let body = Code {
+                code: refusal.code,
+                msg: &refusal.msg,
+            };
+            limited(refusal, json(status, &body, &log_id()))
         }
     };
     garble(truth, fault).await
@@ -211,7 +209,22 @@ async fn garble(truth: Response, fault: Option<Fault>) -> Response {
             "text/html",
             "<html><body>upstream is being upgraded</body></html>",
         ),
+        Answer::Packed => packed(truth).await,
     }
+}
+
+async fn packed(truth: Response) -> Response {
+    let (mut head, body) = truth.into_parts();
+    let plain = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut encoder = flate2::read::GzEncoder::new(&*plain, flate2::Compression::fast());
+    let mut bytes = Vec::new();
+    if let Err(error) = encoder.read_to_end(&mut bytes) {
+        tracing::error!(%error, "an answer was not compressed");
+    }
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers
+        .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    Response::from_parts(head, Body::from(bytes))
 }
 
 fn success(receipt: &Receipt) -> Response {
@@ -297,7 +310,11 @@ fn failure(refusal: &Refusal) -> Response {
         },
     };
     let status = StatusCode::from_u16(refusal.http).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = json(status, &body, &log_id);
+    limited(refusal, json(status, &body, &log_id))
+}
+
+/// Says when a limit ends, where one was hit.
+fn limited(refusal: &Refusal, mut response: Response) -> Response {
     if let Some((limit, reset)) = refusal.limited {
         let headers = response.headers_mut();
         if limit > 0 {

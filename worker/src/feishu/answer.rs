@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use openclaw_common::outside::quoted;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -15,9 +16,6 @@ use super::{Outcome, Scope};
 
 /// Longest pause that is believed; whoever is told to wait longer asks again after it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// How much of Feishu's own text goes into an operator's sentence, characters.
-const QUOTED: usize = 300;
 
 /// What a send's answer calls for.
 #[derive(Debug)]
@@ -165,19 +163,14 @@ fn sentence(meaning: &str, answer: &Answer, code: Option<(i64, &str)>) -> String
         .into_iter()
         .find_map(|name| answer.headers.get(name)?.to_str().ok());
     if let Some(log) = log {
-        add(format_args!(", log {}", printable(log)));
+        add(format_args!(", log {}", quoted(log)));
     }
     add(format_args!(")"));
     if let Some((_, text)) = code.filter(|(_, text)| !text.is_empty()) {
-        add(format_args!(": {}", printable(text)));
+        add(format_args!(": {}", quoted(text)));
+    }
+    if let Some(fault) = &answer.fault {
+        add(format_args!(": {fault}"));
     }
     sentence
-}
-
-/// Text from outside, on one line and not longer than it deserves.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(QUOTED)
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
 }

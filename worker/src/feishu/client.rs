@@ -1,13 +1,16 @@
 //! One action, one request, one outcome.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use openclaw_common::bot::Bot;
 use openclaw_common::cache::Cache;
+use openclaw_common::outside;
 use reqwest::{Method, Url};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::Outcome;
 use super::answer::{Verdict, judge};
@@ -15,6 +18,9 @@ use super::token::{Token, TokenError, Tokens};
 use super::transport::{Broken, ClientError, Http, JSON};
 use crate::action::{Action, receive_id_type};
 use crate::meter::Meter;
+
+/// What is wrong in a file is looked at again after this.
+const MISTAKE: Duration = Duration::from_secs(10);
 
 /// Sends actions for any number of bots, over one pool of connections. One a process.
 #[derive(Debug)]
@@ -54,7 +60,7 @@ impl Client {
     /// taken: buying a token can take longer than a slot is good for. Costs nothing while there is a token.
     ///
     /// # Errors
-    /// How the send would end: [`Outcome::Transient`], not ambiguous.
+    /// How the send would end: [`Outcome::Unready`].
     pub async fn prepare(&self, bot: &Bot) -> Result<(), Outcome> {
         self.tokens.current(bot).await.map(|_| ()).map_err(no_token)
     }
@@ -118,9 +124,9 @@ impl Client {
 
 fn no_token(error: TokenError) -> Outcome {
     // Also when the credentials are wrong: one mistake in a file must not kill everything that waits. The messages go on once
-    // it is corrected, as long as they have attempts left.
-    Outcome::Transient {
-        ambiguous: false,
+    // it is corrected, unless they have grown too old by then.
+    Outcome::Unready {
+        wait: error.until.saturating_duration_since(Instant::now()),
         code: error.code,
         message: error.to_string(),
     }
@@ -171,7 +177,7 @@ impl Request {
         if let Some(id) = action.message_id().filter(|id| id.is_empty() || !id.bytes().all(plain)) {
             return Err(Outcome::Permanent {
                 code: None,
-                message: format!("`{}` is not a message id", id.escape_debug()),
+                message: format!("`{}` is not a message id", outside::quoted(id)),
                 needs_operator: false,
             });
         }
@@ -229,9 +235,9 @@ impl Request {
                 },
             ),
         };
-        let url = Url::parse(&format!("{base_url}{path}")).map_err(|reason| Outcome::Transient {
+        let url = Url::parse(&format!("{base_url}{path}")).map_err(|reason| Outcome::Unready {
             // Like wrong credentials: it waits for the file to be corrected.
-            ambiguous: false,
+            wait: MISTAKE,
             code: None,
             message: format!("`feishu.base_url` is not an address: {reason}"),
         })?;

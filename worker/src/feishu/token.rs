@@ -1,11 +1,12 @@
 //! Tenant access tokens: bought once for all workers, renewed before they end, never logged.
 //!
-//! Two entries of the cache for each app:
+//! Three entries of the cache for each app:
 //!
 //! | key | value | lives |
 //! |---|---|---|
 //! | `openclaw:tok:<app>` | the token | until 5 minutes before its end |
 //! | `openclaw:tok:<app>:fresh` | the same token, or `buying` | until 10 to 30 minutes before its end, by chance |
+//! | `openclaw:tok:<app>:limited` | Feishu's code | while Feishu wants nobody to ask for one |
 //!
 //! Whoever finds the second missing, and so gets to set it, buys the next token; everybody else goes on with the old one,
 //! which stays valid beside the new one. No wall clock is compared between machines: the cache ends the entries. A process
@@ -71,6 +72,10 @@ pub(super) struct TokenError {
     /// Feishu's code, if it answered.
     pub(super) code: Option<i64>,
     reason: String,
+    /// Nobody asks again before this.
+    pub(super) until: Instant,
+    /// How many in a row failed like this.
+    failures: u32,
 }
 
 /// The tokens of all apps.
@@ -87,7 +92,7 @@ pub(super) struct Tokens {
 struct App {
     copy: ArcSwapOption<Held>,
     /// Whoever looks or buys holds it: one at a time. What it guards is the last failure.
-    flight: Arc<tokio::sync::Mutex<Option<Failure>>>,
+    flight: Arc<tokio::sync::Mutex<Option<TokenError>>>,
 }
 
 /// This process's copy of a token.
@@ -100,12 +105,6 @@ struct Held {
     renew: Instant,
     /// From here on it is not used.
     end: Instant,
-}
-
-#[derive(Debug)]
-struct Failure {
-    error: TokenError,
-    until: Instant,
 }
 
 impl Tokens {

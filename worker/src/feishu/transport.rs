@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use openclaw_common::outside;
 use reqwest::{RequestBuilder, Url};
+
+use super::packing;
 
 /// The content type of every request.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -15,8 +18,9 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json;
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longest wait for a whole answer, the connection included.
 const TOTAL: Duration = Duration::from_secs(10);
-/// Largest answer that is read; the largest honest one (a message with its card) is about 60 KiB.
-const ANSWER: usize = 256 * 1024;
+/// Largest answer that is read, packed and unpacked. A success repeats the message: 150 KB of Chinese text, each character
+/// written as `\uXXXX` inside a JSON string inside JSON, are 350 KB.
+const ANSWER: usize = 1024 * 1024;
 /// An unused connection is closed before the usual 60 s of the other side's load balancers: a request that meets a closing
 /// connection ends without anybody knowing whether it arrived.
 const IDLE: Duration = Duration::from_secs(30);
@@ -39,8 +43,25 @@ pub enum ClientError {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
-    /// Empty when it was larger than is read.
+    /// As JSON should stand in it, unpacked; empty when it was larger than is read.
     pub(super) body: Bytes,
+    /// Why the body is not what was sent, if it is not.
+    pub(super) fault: Option<String>,
+}
+
+impl Answer {
+    fn of(response: &mut reqwest::Response, unpacked: Result<Bytes, String>) -> Self {
+        let (body, fault) = match unpacked {
+            Ok(body) => (body, None),
+            Err(fault) => (Bytes::new(), Some(fault)),
+        };
+        Self {
+            status: response.status().as_u16(),
+            headers: std::mem::take(response.headers_mut()),
+            body,
+            fault,
+        }
+    }
 }
 
 /// No complete answer came.
@@ -91,7 +112,10 @@ impl Http {
     /// Begins a request for `url`.
     pub(super) fn request(&self, method: reqwest::Method, url: Url) -> RequestBuilder {
         let client = if is_inside(&url) { &self.inside } else { &self.outside };
-        client.request(method, url)
+        // Whoever minds it packs nothing; whoever does not is understood all the same.
+        client
+            .request(method, url)
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
     }
 
     /// Sends a request and reads its whole answer.
@@ -106,16 +130,12 @@ impl Http {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > ANSWER {
-                body.clear();
-                break;
+                return Ok(Answer::of(&mut response, Err("it is too large".to_owned())));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer {
-            status: response.status().as_u16(),
-            headers: std::mem::take(response.headers_mut()),
-            body: body.freeze(),
-        })
+        let unpacked = packing::unpack(response.headers(), body.freeze(), ANSWER);
+        Ok(Answer::of(&mut response, unpacked))
     }
 }
 
@@ -139,7 +159,7 @@ fn describe(error: &reqwest::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    outside::quoted(&text)
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ enum Class {
     PA,
     /// The tenant's month.
     Tenant,
+    /// No request was made.
+    Unready,
 }
 
 fn class(outcome: &Outcome) -> Class {
@@ -67,6 +69,7 @@ fn class(outcome: &Outcome) -> Class {
         Outcome::Limited {
             scope: Scope::Tenant, ..
         } => Class::Tenant,
+        Outcome::Unready { .. } => Class::Unready,
         Outcome::Transient { ambiguous: false, .. } => Class::B,
         Outcome::Transient { ambiguous: true, .. } => Class::BAmbiguous,
         Outcome::Permanent {
@@ -391,12 +394,12 @@ async fn an_answer_that_breaks_off_leaves_it_open() {
 #[tokio::test]
 async fn an_answer_larger_than_any_honest_one_is_not_read() {
     let (script, client) = (Script::start().await, client());
-    let body = json!({"code": 0, "msg": "x".repeat(256 * 1024)}).to_string();
+    let body = json!({"code": 0, "msg": "x".repeat(1024 * 1024)}).to_string();
     assert_eq!(
         class(&ends(&script, &client, answer(200, &[], &body)).await),
         Class::BAmbiguous
     );
-    let body = json!({"code": 0, "msg": "x".repeat(255 * 1024)}).to_string();
+    let body = json!({"code": 0, "msg": "x".repeat(1023 * 1024)}).to_string();
     assert_eq!(
         ends(&script, &client, answer(200, &[], &body)).await,
         Outcome::Sent {
@@ -532,7 +535,7 @@ async fn an_id_that_would_lead_elsewhere_is_never_requested() {
 async fn a_base_url_that_is_none_makes_messages_wait_for_its_correction() {
     for base_url in ["", "open.feishu.cn", "ftp://127.0.0.1"] {
         let outcome = client().send(&bot(base_url), &reply(), "u").await;
-        assert_eq!(class(&outcome), Class::B, "{base_url}: {outcome:?}");
+        assert_eq!(class(&outcome), Class::Unready, "{base_url}: {outcome:?}");
     }
 }
 
@@ -544,5 +547,131 @@ async fn secrets_do_not_show() {
     assert_eq!(script.sent()[0].headers["authorization"], "Bearer t-1");
     for secret in ["t-1", "app-secret-1", "verification-1"] {
         assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+/// An answer with a body that is no text.
+fn packed(headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", body.len()).into_bytes();
+    for (name, value) in headers {
+        bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    Reply::Bytes(bytes)
+}
+
+fn gzip(plain: &str) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut packed = Vec::new();
+    flate2::read::GzEncoder::new(plain.as_bytes(), flate2::Compression::best())
+        .read_to_end(&mut packed)
+        .unwrap();
+    packed
+}
+
+#[tokio::test]
+async fn an_answer_that_was_packed_unasked_is_one_send_that_succeeded() {
+    let success = json!({"code": 0, "msg": "success", "data": {"message_id": "om_9", "chat_id": "oc_9"}}).to_string();
+    let sold = json!({"code": 0, "msg": "ok", "tenant_access_token": "t-1", "expire": 7200}).to_string();
+    let (in_pieces, marked) = (gzip(&success), format!("\u{feff}{success}"));
+    let pieces: Vec<u8> = in_pieces
+        .chunks(7)
+        .flat_map(|piece| [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat())
+        .collect();
+    let chunked = [
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n".as_slice(),
+        &pieces,
+        b"0\r\n\r\n",
+    ]
+    .concat();
+    for answer in [
+        packed(
+            &[("content-encoding", "gzip"), ("content-type", "application/json")],
+            &gzip(&success),
+        ),
+        packed(&[("content-type", "application/octet-stream")], &gzip(&success)),
+        packed(&[("content-encoding", "gzip")], success.as_bytes()),
+        packed(&[("content-type", "text/html")], marked.as_bytes()),
+        Reply::Bytes(chunked),
+    ] {
+        let (script, client) = (Script::start().await, client());
+        script.next_sale(packed(&[("content-encoding", "gzip")], &gzip(&sold)));
+        let outcome = ends(&script, &client, answer).await;
+        let sent = Outcome::Sent {
+            message_id: Some("om_9".to_owned()),
+            chat_id: Some("oc_9".to_owned()),
+        };
+        assert_eq!(outcome, sent);
+        assert_eq!((script.sent().len(), script.bought().len()), (1, 1));
+        assert_eq!(
+            script.sent()[0].headers["accept-encoding"],
+            "identity",
+            "nobody asks for it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_unpacked_is_open_and_says_why() {
+    let (script, client) = (Script::start().await, client());
+    let outcome = ends(&script, &client, packed(&[("content-encoding", "lzma")], b"?")).await;
+    assert_eq!(class(&outcome), Class::BAmbiguous);
+    assert!(outcome.message().contains("`lzma`"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_answer_to_the_longest_text_is_read() {
+    let (script, client) = (Script::start().await, client());
+    // 150 KB as people write it, and each character by its number, inside JSON inside JSON.
+    let echoed = r"\\u5e2e".repeat(50 * 1024);
+    let body =
+        format!(r#"{{"code":0,"data":{{"message_id":"om_9","body":{{"content":"{{\"text\":\"{echoed}\"}}"}}}}}}"#);
+    let outcome = ends(&script, &client, answer(200, &[], &body)).await;
+    assert!(
+        matches!(&outcome, Outcome::Sent { message_id: Some(id), .. } if id == "om_9"),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_others_wrote_stays_on_one_line_and_short() {
+    let (script, client) = (Script::start().await, client());
+    let forged = format!("no\n2026-11-30T00:00:00Z ERROR forged \u{2028}{}", "x".repeat(100_000));
+    let mut messages = Vec::new();
+    for status in [200, 400, 500] {
+        messages.push(
+            ends(&script, &client, coded(status, 230_002, &forged))
+                .await
+                .message()
+                .to_owned(),
+        );
+        let page = format!("<html>{forged}</html>");
+        messages.push(
+            ends(
+                &script,
+                &client,
+                answer(status, &[("x-tt-logid", &"l".repeat(5000))], &page),
+            )
+            .await
+            .message()
+            .to_owned(),
+        );
+    }
+    script.next_sale(coded(200, 10_014, &forged));
+    messages.push(
+        super::client::client()
+            .send(&script.bot(), &reply(), "u")
+            .await
+            .message()
+            .to_owned(),
+    );
+    for message in messages {
+        assert!(message.chars().count() < 1000, "{}", message.len());
+        assert!(
+            !message.chars().any(|c| c.is_control() || c == '\u{2028}'),
+            "{message:?}"
+        );
+        assert!(!message.contains("<html>"), "{message}");
     }
 }

@@ -1,6 +1,6 @@
 //! Access tokens: bought once, shared, renewed in time.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{client, client_on, reply};
-use super::script::{Reply, Script, coded, nobody, sale};
+use super::script::{Reply, Script, answer, coded, nobody, sale};
 
 const KEY: &str = "openclaw:tok:cli_1";
 const FRESH: &str = "openclaw:tok:cli_1:fresh";
@@ -40,7 +40,13 @@ fn is_sent(outcome: &Outcome) -> bool {
 
 /// Not sent for want of a token, with this code.
 fn waits(outcome: &Outcome, expected: Option<i64>) -> bool {
-    matches!(outcome, Outcome::Transient { ambiguous: false, code, .. } if *code == expected)
+    matches!(outcome, Outcome::Unready { code, .. } if *code == expected)
+}
+
+/// A call that was made, and refused for its token.
+fn was_refused(outcome: &Outcome) -> bool {
+    let refused = Some(99_991_663);
+    matches!(outcome, Outcome::Transient { ambiguous: false, code, .. } if *code == refused)
 }
 
 /// The token of the last send.
@@ -149,7 +155,7 @@ async fn a_fresh_token_that_is_refused_too_makes_the_message_wait() {
     script.revoke("t-1");
     script.revoke("t-2");
     let outcome = send(&script, &client).await;
-    assert!(waits(&outcome, Some(99_991_663)), "{outcome:?}");
+    assert!(was_refused(&outcome), "{outcome:?}");
     assert_eq!((script.sent().len(), script.bought().len()), (2, 2));
 }
 
@@ -160,7 +166,7 @@ async fn the_same_token_sold_again_is_not_tried_again() {
     script.next_sale(sale("t-same", 7199));
     script.revoke("t-same");
     let outcome = send(&script, &client).await;
-    assert!(waits(&outcome, Some(99_991_663)), "{outcome:?}");
+    assert!(was_refused(&outcome), "{outcome:?}");
     assert_eq!((script.sent().len(), script.bought().len()), (1, 2));
 }
 
@@ -195,10 +201,7 @@ async fn without_a_token_endpoint_nothing_is_sent_and_nothing_is_open() {
     ] {
         script.next_sale(broken);
         let outcome = send(&script, &client).await;
-        assert!(
-            matches!(outcome, Outcome::Transient { ambiguous: false, .. }),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Outcome::Unready { .. }), "{outcome:?}");
         pass(Duration::from_secs(11)).await;
     }
     assert!(script.sent().is_empty());
@@ -334,4 +337,74 @@ async fn apps_have_tokens_of_their_own() {
         assert!(is_sent(&client.send(&bot, &reply(), "u").await));
         assert_eq!(last_token(&script), token);
     }
+}
+
+/// How long the outcome says to wait, whole seconds.
+fn seconds(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Unready { wait, .. } => wait.as_secs_f64().round() as u64,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_told_when_to_ask_again_and_nobody_asks_before() {
+    for (answer, expected) in [
+        (coded(200, 2200, "internal error"), 1),
+        (Reply::Reset, 1),
+        (limit(400, &[("x-ogw-ratelimit-reset", "5")]), 5),
+        (limit(429, &[("x-ogw-ratelimit-reset", "5")]), 5),
+        (limit(429, &[("x-ogw-ratelimit-reset", "300")]), 300),
+        (limit(429, &[("retry-after", "7")]), 7),
+        (limit(429, &[]), 10),
+        (limit(200, &[("x-ogw-ratelimit-reset", "0.2")]), 1),
+        (coded(200, 10_014, "app secret invalid"), 10),
+    ] {
+        let (script, client) = (Script::start().await, Arc::new(client()));
+        script.next_sale(answer);
+        for outcome in burst(&script, &client, 10).await {
+            assert_eq!(seconds(&outcome), expected, "{outcome:?}");
+        }
+        pass(Duration::from_secs(expected) / 2).await;
+        assert!(matches!(send(&script, &client).await, Outcome::Unready { .. }));
+        assert_eq!(script.bought().len(), 1);
+        pass(Duration::from_secs(expected)).await;
+        assert!(is_sent(&send(&script, &client).await));
+        assert_eq!((script.bought().len(), script.sent().len()), (2, 1));
+    }
+}
+
+fn limit(status: u16, headers: &[(&str, &str)]) -> Reply {
+    answer(
+        status,
+        headers,
+        r#"{"code":99991400,"msg":"request trigger frequency limit"}"#,
+    )
+}
+
+#[tokio::test]
+async fn a_feishu_that_goes_on_failing_is_asked_less_often() {
+    let (script, client) = (Script::start().await, client());
+    for expected in [1, 2, 4, 8, 10, 10] {
+        script.next_sale(Reply::Reset);
+        assert_eq!(seconds(&send(&script, &client).await), expected);
+        pass(Duration::from_secs(expected)).await;
+    }
+    assert!(is_sent(&send(&script, &client).await));
+}
+
+#[tokio::test]
+async fn a_limit_on_tokens_that_one_process_is_told_of_holds_for_all() {
+    let (script, cache) = (Script::start().await, Arc::new(Memory::new()));
+    let (first, second) = (client_on(cache.clone()), client_on(cache));
+    script.next_sale(limit(429, &[("x-ogw-ratelimit-reset", "30")]));
+    assert_eq!(seconds(&send(&script, &first).await), 30);
+    for _ in 0..20 {
+        let outcome = send(&script, &second).await;
+        assert!(waits(&outcome, Some(99_991_400)), "{outcome:?}");
+        pass(Duration::from_secs(1)).await;
+    }
+    assert_eq!(script.bought().len(), 1);
+    pass(Duration::from_secs(11)).await;
+    assert!(is_sent(&send(&script, &second).await));
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::super::answer;
 use super::super::code::Class;
 use super::super::transport::{Http, JSON};
-use super::{App, Failure, Token, TokenError};
+use super::{App, Token, TokenError};
 
 /// A token is not used during its last 5 minutes.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -35,10 +35,12 @@ const BUYING: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// Between two looks for it.
 const GLANCE: Duration = Duration::from_millis(50);
-/// Wrong credentials are not tried again before this.
+/// Wrong credentials are not tried again before this, and nothing else is tried more seldom unless Feishu says so.
 const REFUSED: Duration = Duration::from_secs(10);
-/// An unreachable Feishu is not asked for a token again before this.
-const UNREACHABLE: Duration = Duration::from_secs(1);
+/// A Feishu that failed or cannot be reached is not asked for a token again before this; twice as long after each failure.
+const FAILED: Duration = Duration::from_secs(1);
+/// So many failures in a row do not pass by themselves: about half a minute of them.
+const LASTING: u32 = 5;
 
 /// What is needed to buy for anybody.
 pub(super) struct Shop {
@@ -75,6 +77,45 @@ impl Login {
     fn fresh_key(&self) -> String {
         format!("openclaw:tok:{}:fresh", self.app_id)
     }
+
+    fn limited_key(&self) -> String {
+        format!("openclaw:tok:{}:limited", self.app_id)
+    }
+}
+
+/// Why nothing was bought.
+struct Refusal {
+    code: Option<i64>,
+    reason: String,
+    /// What Feishu's code asks for; `None`: it did not answer.
+    class: Option<Class>,
+    /// When Feishu wants to be asked again, if it says so.
+    pause: Option<Duration>,
+}
+
+impl Refusal {
+    fn here(reason: String, class: Option<Class>) -> Self {
+        Self {
+            code: None,
+            reason,
+            class,
+            pause: None,
+        }
+    }
+
+    /// How long nobody asks again, after so many failures in a row.
+    fn hold(&self, failures: u32) -> Duration {
+        match self.class {
+            Some(Class::Limited(_)) => self.pause.unwrap_or(REFUSED).max(FAILED),
+            None | Some(Class::Retry | Class::Unclear) => (FAILED * 2_u32.pow(failures.clamp(1, 5) - 1)).min(REFUSED),
+            Some(Class::Token | Class::Permanent | Class::Operator) => REFUSED,
+        }
+    }
+
+    /// Whether it is for somebody to act on: everything else passes by itself, unless it lasts.
+    fn is_lasting(&self, failures: u32) -> bool {
+        matches!(self.class, Some(Class::Token | Class::Permanent | Class::Operator)) || failures >= LASTING
+    }
 }
 
 impl Shop {
@@ -87,11 +128,11 @@ impl Shop {
         &self,
         login: &Login,
         app: &App,
-        failure: &mut Option<Failure>,
+        failure: &mut Option<TokenError>,
         refused: Option<&Token>,
     ) -> Result<Arc<Token>, TokenError> {
         if let Some(failure) = failure.as_ref().filter(|failure| Instant::now() < failure.until) {
-            return Err(failure.error.clone());
+            return Err(failure.clone());
         }
         match self.borrow(login, app, refused).await {
             Some(token) => Ok(token),
@@ -135,7 +176,7 @@ impl Shop {
     }
 
     /// Replaces this process's copy in time, while it serves on.
-    pub(super) async fn look(&self, login: &Login, app: &App, failure: &mut Option<Failure>) {
+    pub(super) async fn look(&self, login: &Login, app: &App, failure: &mut Option<TokenError>) {
         let Some(copy) = app.copy.load_full().filter(|copy| Instant::now() >= copy.look) else {
             return; // Somebody was faster.
         };
@@ -143,7 +184,9 @@ impl Shop {
         if won.unwrap_or_else(|_| Instant::now() >= copy.renew) {
             if self.purchase(login, app, failure).await.is_err() {
                 // Logged where it failed. Not again at every send, though.
-                app.hold(copy.token.clone(), Instant::now() + REFUSED, copy.renew, copy.end);
+                let again = failure.as_ref().map(|failure| failure.until);
+                let again = again.into_iter().fold(Instant::now() + REFUSED, Instant::max);
+                app.hold(copy.token.clone(), again, copy.renew, copy.end);
             }
             return;
         }
@@ -161,32 +204,65 @@ impl Shop {
         &self,
         login: &Login,
         app: &App,
-        failure: &mut Option<Failure>,
+        failure: &mut Option<TokenError>,
     ) -> Result<Arc<Token>, TokenError> {
-        match self.buy(login, app).await {
-            Ok(token) => {
-                *failure = None;
-                Ok(token)
+        let bought = match self.limited(login).await {
+            Some(error) => Err(error),
+            None => match self.buy(login, app).await {
+                Ok(token) => Ok(token),
+                Err(refusal) => Err(self.failed(login, refusal, failure.as_ref()).await),
+            },
+        };
+        if bought.is_err() {
+            // So that nobody waits for us. With the cache down the entry ends by itself.
+            self.cache.remove_if(&login.fresh_key(), BUYER).await.ok();
+        }
+        *failure = bought.as_ref().err().cloned();
+        bought
+    }
+
+    /// Another process was told that nobody is to ask now.
+    async fn limited(&self, login: &Login) -> Option<TokenError> {
+        let code = self.cache.get(&login.limited_key()).await.ok()??;
+        let code = std::str::from_utf8(&code).ok().and_then(|code| code.parse().ok());
+        Some(TokenError {
+            code,
+            reason: "Feishu limits the purchase of tokens, as another process was told".to_owned(),
+            until: Instant::now() + FAILED,
+            failures: 0,
+        })
+    }
+
+    /// Says what went wrong, and how long not to try again.
+    async fn failed(&self, login: &Login, refusal: Refusal, before: Option<&TokenError>) -> TokenError {
+        let failures = before.map_or(0, |before| before.failures) + 1;
+        let hold = refusal.hold(failures);
+        let Refusal { code, reason, .. } = &refusal;
+        // Every message of the app waits for this; each says so, but this line is the one to act on.
+        let app = &login.app_id;
+        if refusal.is_lasting(failures) {
+            tracing::error!(app_id = %app, code, failures, "no access token for app {app}: {reason}");
+        } else {
+            tracing::warn!(app_id = %app, code, failures, ?hold, "no access token for app {app} yet: {reason}");
+        }
+        if let (Some(Class::Limited(_)), Some(code)) = (refusal.class, code) {
+            let told = code.to_string();
+            if let Err(error) = self.cache.set(&login.limited_key(), told.as_bytes(), hold).await {
+                tracing::debug!(app_id = %app, "that the purchase of tokens is limited is not shared: {error}");
             }
-            Err((error, hold)) => {
-                // So that nobody waits for us. With the cache down the entry ends by itself.
-                self.cache.remove_if(&login.fresh_key(), BUYER).await.ok();
-                *failure = Some(Failure {
-                    error: error.clone(),
-                    until: Instant::now() + hold,
-                });
-                Err(error)
-            }
+        }
+        TokenError {
+            code: refusal.code,
+            reason: refusal.reason,
+            until: Instant::now() + hold,
+            failures,
         }
     }
 
-    /// Buys a token and shows it to the others; or what went wrong, and how long not to try again.
-    async fn buy(&self, login: &Login, app: &App) -> Result<Arc<Token>, (TokenError, Duration)> {
+    /// Buys a token and shows it to the others.
+    async fn buy(&self, login: &Login, app: &App) -> Result<Arc<Token>, Refusal> {
         let begun = Instant::now();
-        let bought = self.ask(login).await.inspect_err(|(error, _)| {
-            // Every message of the app waits for this; each says so, but this line is the one to act on.
-            tracing::error!(app_id = %login.app_id, code = error.code, "no access token for app {}: {}", login.app_id, error.reason);
-        })?;
+        let bought = self.ask(login).await?;
         // From the request on: the answer's way is not part of the lifetime.
         let lifetime = bought.lifetime;
         let margin = MARGIN.min(lifetime / 2);
@@ -203,18 +279,17 @@ impl Shop {
         Ok(bought.token)
     }
 
-    async fn ask(&self, login: &Login) -> Result<Bought, (TokenError, Duration)> {
-        let unreachable = |reason: String| (TokenError { code: None, reason }, UNREACHABLE);
+    async fn ask(&self, login: &Login) -> Result<Bought, Refusal> {
         let url = format!("{}/open-apis/auth/v3/tenant_access_token/internal", login.base_url);
         let url = Url::parse(&url).map_err(|reason| {
             let reason = format!("`feishu.base_url` is not an address: {reason}");
-            (TokenError { code: None, reason }, REFUSED)
+            Refusal::here(reason, Some(Class::Operator))
         })?;
         let body = serde_json::to_vec(&Ask {
             app_id: &login.app_id,
             app_secret: login.app_secret.expose(),
         })
-        .map_err(|reason| unreachable(reason.to_string()))?;
+        .map_err(|reason| Refusal::here(reason.to_string(), None))?;
         let request = self
             .http
             .request(Method::POST, url)
@@ -224,7 +299,7 @@ impl Shop {
             .http
             .call(request)
             .await
-            .map_err(|(_, reason)| unreachable(reason))?;
+            .map_err(|(_, reason)| Refusal::here(format!("Feishu did not answer: {reason}"), None))?;
         let reading = answer::read(&answer);
         let Some(class) = reading.class else {
             return serde_json::from_slice::<Sold>(&answer.body)
@@ -236,20 +311,14 @@ impl Shop {
                         lifetime: Duration::from_secs(sold.expire).min(LONGEST),
                     })
                 })
-                .ok_or_else(|| unreachable("Feishu's answer holds no usable token".to_owned()));
+                .ok_or_else(|| Refusal::here("Feishu's answer holds no usable token".to_owned(), None));
         };
-        let hold = match class {
-            Class::Limited(_) => answer::pause(&answer.headers)
-                .unwrap_or(REFUSED)
-                .clamp(UNREACHABLE, LOOK),
-            Class::Retry | Class::Unclear if reading.code.is_none() => UNREACHABLE,
-            _ => REFUSED,
-        };
-        let error = TokenError {
+        Err(Refusal {
             code: reading.code,
             reason: reading.message,
-        };
-        Err((error, hold))
+            class: Some(class),
+            pause: answer::pause(&answer.headers),
+        })
     }
 }
 
