@@ -39,7 +39,7 @@ pub trait Store: Send + Sync + 'static {
     fn writers(&self) -> usize;
 
     /// Takes up delivered events, one commit for all. Input order is delivery order: new rows get their `position` in it.
-    /// The answers stand in the input's order. A second copy of an event in one batch is settled: its row is committed and
+    /// A message that we sent ends here. The answers stand in the input's order. A second copy of an event in one batch is settled: its row is committed and
     /// the first copy's holder owns it.
     ///
     /// # Errors
@@ -48,11 +48,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// Applies guarded changes, one commit for all, those of one event in their order; `false` where the row has another
     /// owner or state by now. A change whose answer was lost may be repeated: a row that this very fence has already
-    /// brought to the change's target state counts as applied.
+    /// brought to the change's target state counts as applied. A plan for a message that we sent is not applied: its id may
+    /// have become known only after [`Store::begin`] ([`Store::is_ours`] says so).
     ///
     /// # Errors
     /// When nothing could be committed.
     async fn apply(&self, changes: &[Change]) -> Result<Vec<bool>, StoreError>;
+
+    /// Whether the event is a message that we sent: whichever bot's send was answered with its id.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    async fn is_ours(&self, key: &EventKey) -> Result<bool, StoreError>;
 
     /// Takes up every row of `bot` that is neither finished nor waiting, oldest position first, and counts the rows that
     /// later events of their chat have to wait behind. For a worker that begins to serve the bot, and for one that cannot
@@ -334,6 +341,8 @@ pub enum Intent {
 pub enum Begun {
     /// It is ours, under the row's fence.
     Taken(Row),
+    /// It is a message that we sent, which the platform has pushed back as if a person had written it: its row is finished.
+    Ours,
     /// It is finished or in the waiting room: acknowledge the delivery, nothing else.
     Settled {
         /// Whether this call put it there ([`Intent::Park`]).

@@ -9,6 +9,7 @@ mod openclaw {
     mod faults;
     mod feedback;
     mod heavy;
+    mod oddities;
     mod pipeline;
     mod pools;
     mod send;

@@ -19,6 +19,7 @@ use crate::feishu::Client;
 use crate::gate::Gate;
 use crate::people::People;
 use crate::pulse::Pulse;
+use crate::unrecorded::Unrecorded;
 
 /// Looks into the waiting room at a time, of all bots.
 pub(crate) const LOOKS: usize = 4;
@@ -41,6 +42,7 @@ pub(crate) struct Engine {
     pub(crate) feishu: Arc<Client>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,
+    pub(crate) unrecorded: Unrecorded,
     /// Every task of the worker, so that none is orphaned.
     pub(crate) tracker: TaskTracker,
     /// Start nothing new.

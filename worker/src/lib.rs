@@ -21,6 +21,7 @@
 //! | [`feishu`] | the Open API: tokens, requests, what an answer means |
 //! | [`waiting_room`] | due rows, the sweeper, retention |
 //! | [`archive`] | messages that never became a row |
+//! | [`unrecorded`] | sends that the Store does not know the end of: a message that comes back may be theirs |
 //! | [`pulse`] | notices that the process was frozen |
 
 pub mod action;
@@ -54,6 +55,7 @@ mod sender;
 mod sending;
 mod spending;
 mod tenants;
+mod unrecorded;
 mod verdict;
 mod waiting_room;
 mod words;
@@ -81,6 +83,7 @@ use crate::meter::Meter;
 use crate::people::People;
 use crate::placement::{Placement, Roster};
 use crate::pulse::Pulse;
+use crate::unrecorded::Unrecorded;
 
 /// A drain that takes longer is cut off: redelivery and the uuid cover what was on its way (`reliability.md` §8).
 const DRAIN: Duration = Duration::from_secs(25);
@@ -130,6 +133,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         people: People::new(cache.clone(), tracker.clone()),
         feishu: Arc::new(Client::metered(cache.clone(), meter)?),
         pulse: Pulse::start(&tracker, &hard_stop),
+        unrecorded: Unrecorded::default(),
         config,
         bots,
         cache: cache.clone(),

@@ -13,6 +13,7 @@ use openclaw_common::{telemetry, time};
 use crate::action::{Action, Plan};
 use crate::archive;
 use crate::engine::Engine;
+use crate::event::MESSAGE;
 
 /// The dead letter's class of a second body.
 pub(crate) const CONFLICT: &str = "idempotency_conflict";
@@ -24,6 +25,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Whether this event is a send that somebody asked for.
 pub(crate) fn is_order(envelope: &Envelope) -> bool {
     envelope.origin == Origin::Send
+}
+
+/// Whether it is a message that somebody has sent, or we.
+pub(crate) fn is_message(envelope: &Envelope) -> bool {
+    &*envelope.event_type == MESSAGE
 }
 
 /// Whether this row is that of a second body: replayed or not, it is not sent.

@@ -131,6 +131,16 @@ impl People {
         }
     }
 
+    /// Whom the app's chat is with, as far as this process knows; `Some(None)`: it is a group.
+    pub(crate) fn known(&self, app: &Arc<str>, chat: &str) -> Option<Option<Arc<str>>> {
+        let key = (app.clone(), Arc::from(chat));
+        let mut chats = self.lock();
+        let known = chats
+            .get(&key)
+            .filter(|known| known.certain || known.person.is_some())?;
+        Some(known.person.as_ref().map(|person| person.open_id.clone()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Chats> {
         // Nothing panics while it is held.
         self.by_chat.lock().unwrap_or_else(PoisonError::into_inner)

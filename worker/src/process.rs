@@ -378,7 +378,17 @@ impl Run {
             .collect();
         match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
             Ok(plan) => {
-                self.commit(row, Step::Plan { plan, actions }).await?;
+                // A message that one of these made may be this very one: then the plan is refused, once they are recorded.
+                self.engine.unrecorded.passed(&self.engine.people, &self.bot, row).await;
+                match self.commit(row, Step::Plan { plan, actions }).await {
+                    Ok(()) => {}
+                    Err(Interrupt::Lost) if self.is_ours(row).await => {
+                        tracing::debug!(event = %row.envelope.key, bot = %self.bot.id, "a message of our own: it is not answered");
+                        telemetry::OWN_MESSAGES.add(1);
+                        return self.finish(row, Vec::new()).await.map(Some);
+                    }
+                    Err(interrupt) => return Err(interrupt),
+                }
                 fail_point("W1", &row.envelope.key.key);
                 Ok(None)
             }
@@ -389,8 +399,15 @@ impl Run {
         }
     }
 
+    /// Whether the event is a message that we sent. A database that is away says so at the next commit.
+    async fn is_ours(&self, row: &Row) -> bool {
+        order::is_message(&row.envelope) && matches!(self.engine.store.is_ours(&row.envelope.key).await, Ok(true))
+    }
+
     async fn carry_out(&self, row: &Row, plan: &Plan, first_send: bool) -> Flow<End> {
         let mut sent = Vec::new();
+        // Until what became of them is committed.
+        let mut open = Vec::new();
         for (index, action) in plan.actions.iter().enumerate() {
             let index = index_u32(index);
             let stored = row.actions.iter().find(|stored| stored.index == index);
@@ -413,12 +430,15 @@ impl Run {
                 sender: Sender::new(&self.bot, stored.and_then(|stored| stored.sender.clone())),
                 clean: stored.is_none_or(|stored| stored.refused_before || stored.first_tried_ms_ago.is_none()),
                 since: Instant::now(),
+                open: None,
             };
             match attempt.send().await? {
                 Sent::Done(outcome) => {
                     sent.push(outcome);
+                    open.extend(attempt.open.take());
                     if usize::try_from(index + 1).is_ok_and(|next| next < plan.actions.len()) {
                         self.commit(row, Step::Progress(std::mem::take(&mut sent))).await?;
+                        open.clear();
                     }
                 }
                 Sent::End(end) => return Ok(end),

@@ -16,6 +16,7 @@ use crate::gate::{Pass, Wait};
 use crate::levels::{self, Receiver};
 use crate::process::{End, Flow, Interrupt, Run};
 use crate::sender::{Choice, Sender};
+use crate::unrecorded::Open;
 use crate::verdict::{self, LANE_PATIENCE, LONG_PAUSE, Tries, UUID_LIFE, Verdict};
 
 /// What is missing is looked for no more often than this.
@@ -50,6 +51,8 @@ pub(crate) struct ActionRun<'a> {
     /// good: the platform may refuse a repeat (a limit, a lost membership) of what it has long shown.
     pub(crate) clean: bool,
     pub(crate) since: Instant,
+    /// While a message may be visible that the Store does not know of.
+    pub(crate) open: Option<Open>,
 }
 
 impl ActionRun<'_> {
@@ -128,6 +131,8 @@ impl ActionRun<'_> {
                     }
                     fail_point("W2", &self.row.envelope.key.key);
                     self.counted = false;
+                    let makes_one = self.action.carries_uuid();
+                    self.open = makes_one.then(|| engine.unrecorded.begin(&self.sender.bot, self.action));
                     let send = engine.feishu.send(&self.sender.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
@@ -143,6 +148,9 @@ impl ActionRun<'_> {
             fail_point("W4", &self.row.envelope.key.key);
             telemetry::SENDS.add(outcome.class());
             self.clean &= !matches!(outcome, Outcome::Transient { ambiguous: true, .. });
+            if self.clean && !matches!(outcome, Outcome::Sent { .. }) {
+                self.open = None;
+            }
             if engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now()) {
                 continue;
             }

@@ -71,6 +71,10 @@ impl Store for Postgres {
         apply::apply(&self.link, changes).await
     }
 
+    async fn is_ours(&self, key: &EventKey) -> Result<bool, StoreError> {
+        look::is_ours(&self.link, key).await
+    }
+
     async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
         due::unfinished(&self.link, bot, held).await
     }

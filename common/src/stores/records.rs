@@ -167,6 +167,7 @@ pub(super) fn answers(
         answers.push(match found {
             None => Begun::Settled { parked: false },
             Some((event, _)) if event.state == State::Waiting.as_str() => Begun::Settled { parked: true },
+            Some((event, _)) if event.state == State::Done.as_str() => Begun::Ours,
             Some((event, actions)) => Begun::Taken(event.into_row(Some(&arrival.envelope), actions)?),
         });
     }

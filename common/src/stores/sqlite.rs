@@ -58,6 +58,10 @@ impl Store for SqliteStore {
         apply::apply(&self.database, changes).await
     }
 
+    async fn is_ours(&self, key: &EventKey) -> Result<bool, StoreError> {
+        look::is_ours(&self.database, key).await
+    }
+
     async fn unfinished(&self, bot: &BotId, held: &[EventKey]) -> Result<Unfinished, StoreError> {
         due::unfinished(&self.database, bot, held).await
     }

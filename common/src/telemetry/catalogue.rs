@@ -64,6 +64,8 @@ catalogue! {
     ]);
     /// Deliveries of events that the store had finished before.
     DUPLICATES_DROPPED = Counter("openclaw_duplicates_dropped_total");
+    /// Messages of our own that the platform pushed back as if a person had written them; they are not handled.
+    OWN_MESSAGES = Counter("openclaw_own_messages_total");
     /// Waits for a quota slot, per send, by bot.
     QUOTA_WAIT_SECONDS = HistogramBy("openclaw_quota_wait_seconds", "bot", WAIT);
     /// Senders of this worker that wait for a quota slot now.

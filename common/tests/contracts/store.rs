@@ -65,7 +65,9 @@ promises!(
         of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each_key,
         only_handler_starts_that_ended_badly_add_up,
         age_counts_from_acceptance_and_is_never_negative,
-        odd_text_harms_no_other_event_of_its_batch;
+        odd_text_harms_no_other_event_of_its_batch,
+        a_message_that_we_sent_is_never_handled,
+        a_plan_for_a_message_that_turns_out_to_be_ours_is_refused;
     fences:
         of_two_owners_only_the_later_one_can_change_anything,
         finished_waiting_and_dead_events_are_settled,

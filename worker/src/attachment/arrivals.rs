@@ -91,6 +91,13 @@ impl Attachment {
                     }
                     self.enter(Work { row, receipt, started });
                 }
+                Begun::Ours => {
+                    tracing::debug!(event = %envelope.key, bot = %self.bot, "a message of our own: it is not handled");
+                    telemetry::OWN_MESSAGES.add(1);
+                    self.cancel(&arrival);
+                    self.anchor.settle(receipt);
+                    self.release(&envelope.key);
+                }
                 Begun::Settled { parked } => {
                     if parked && arrival.intent == Intent::Park {
                         // An answer behind a few notifications calls for them, and itself.

@@ -126,6 +126,7 @@ store! {
         }
     }
 
+    is_ours(key: &EventKey) -> bool;
     unfinished(bot: &BotId, held: &[EventKey]) -> Unfinished;
     take_due(bot: &BotId, room: Room<'_>) -> Vec<Row>;
     next_due(bots: &[BotId]) -> HashMap<BotId, Duration>;

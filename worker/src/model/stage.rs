@@ -33,6 +33,7 @@ use crate::handler::{Handler, HandlerError};
 use crate::people::People;
 use crate::process::{Run, Work};
 use crate::pulse::Pulse;
+use crate::unrecorded::Unrecorded;
 
 /// A run that does not reach its next gate in this time has been lost by the model itself.
 const STUCK: Duration = Duration::from_secs(20);
@@ -119,6 +120,7 @@ impl Stage {
             people: People::new(self.cache.clone(), tracker.clone()),
             feishu: self.feishu.clone(),
             pulse: Pulse::start(&tracker, &death),
+            unrecorded: Unrecorded::default(),
             config: Arc::new(Config::default()),
             bots,
             cache: self.cache.clone(),

@@ -19,8 +19,14 @@ locked AS MATERIALIZED (
     ORDER BY e.app_id, e.key
     FOR NO KEY UPDATE OF e
 ),
+-- What a send of ours was answered with gets no plan: nobody else's message has that id.
 fresh AS (
-    SELECT * FROM locked WHERE (state = 'received' AND from_received) OR (state = 'planned' AND from_planned)
+    SELECT * FROM locked l
+    WHERE ((l.state = 'received' AND l.from_received) OR (l.state = 'planned' AND l.from_planned))
+      AND (
+        l.target IS DISTINCT FROM 'planned'
+        OR (SELECT true FROM actions a WHERE a.message_id COLLATE "C" = l.key LIMIT 1) IS NULL
+      )
 ),
 planned AS (
     INSERT INTO actions (app_id, key, idx, kind, target, uuid, first_try_at, tries)

@@ -9,34 +9,42 @@ use super::rows::{actions, event_columns};
 use crate::envelope::Envelope;
 use crate::priority::Priority;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
-use crate::stores::batch::{Name, clean, distinct, received_ms};
+use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence};
 use crate::stores::records::{ActionRecord, EventRecord, answers};
 
 /// Events of one statement: the size of a block of `event_position`.
 const BLOCK: usize = 1000;
 
 /// New rows in key order, so that two batches wait for each other instead of deadlocking; existing unfinished ones get a
-/// higher fence; finished and waiting ones are not returned. Of a chat's parked rows those that a row found here will bring
+/// higher fence; finished and waiting ones are not returned. A new message that one of our sends was answered with is `done`
+/// (`OFFSET 0` keeps the planner from looking for it in each place that asks). Of a chat's parked rows those that a row found here will bring
 /// forward are covered. The planner has to look there by chat, so its text rules the other ways out: it is no join, ordered
 /// like the index, and hides that only speakers count.
 const BEGIN: &str = concat!(
     "WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first)
      INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
-                              envelope, origin, state, due_at, hold, handler_starts, position, priority, covered)
+                              envelope, origin, state, due_at, hold, handler_starts, position, priority, covered,
+                              finished_at)
      SELECT i.app_id, i.key, i.bot, i.chat, i.type, i.tenant, i.happened_ms, i.received_at,
             least(i.received_at, now()), i.traceparent, i.envelope, i.origin,
-            CASE WHEN i.park THEN 'waiting' ELSE 'received' END, CASE WHEN i.park THEN now() END, i.park, i.starts,
+            CASE WHEN i.ours THEN 'done' WHEN i.park THEN 'waiting' ELSE 'received' END,
+            CASE WHEN i.park AND NOT i.ours THEN now() END, i.park, i.starts,
             block.first + i.ord - 1, i.priority,
             i.park AND (SELECT true FROM events w
                         WHERE w.bot = i.bot AND w.chat = i.chat AND w.state = 'waiting' AND w.priority <= i.priority
                           AND w.covered IS NOT TRUE AND (w.hold OR w.due_at <= now())
-                        ORDER BY w.priority, w.position LIMIT 1) IS NOT NULL
-     FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at
+                        ORDER BY w.priority, w.position LIMIT 1) IS NOT NULL,
+            CASE WHEN i.ours THEN now() END
+     FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at,
+                  u.type = '",
+    message_type!(),
+    "' AND (SELECT true FROM actions a WHERE a.message_id COLLATE \"C\" = u.key LIMIT 1) IS NOT NULL AS ours
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
                        $9::text[], $10::bytea[], $11::smallint[], $12::boolean[], $13::integer[], $14::smallint[])
                 WITH ORDINALITY
                 AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, origin, park,
-                      starts, priority, ord)) AS i
+                      starts, priority, ord)
+           OFFSET 0) AS i
      CROSS JOIN block
      ORDER BY i.app_id, i.key
      ON CONFLICT (app_id, key) DO UPDATE SET fence = e.fence + 1 WHERE e.state IN ('received', 'planned')
@@ -189,7 +197,7 @@ fn bury_block<'c>(connection: &'c mut PgConnection, block: &'c [(Name<'_>, &Buri
         for (name, death) in block {
             columns.push(name, &death.envelope);
             classes.push(death.class);
-            errors.push(clean(&death.error));
+            errors.push(sentence(&death.error));
         }
         bind_envelopes!(sqlx::query(BURY), columns)
             .bind(&classes)

@@ -19,6 +19,19 @@ const INSPECT: &str = concat!(
     " FROM events e WHERE e.app_id = $1 AND e.key = $2"
 );
 
+/// [`crate::store::Store::is_ours`]
+pub(super) async fn is_ours(link: &Link, key: &EventKey) -> Result<bool, StoreError> {
+    link.run(key, |connection, key| {
+        Box::pin(async move {
+            sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM actions WHERE message_id COLLATE "C" = $1)"#)
+                .bind(name(key).1)
+                .fetch_one(connection)
+                .await
+        })
+    })
+    .await
+}
+
 /// [`crate::store::Store::standing`]
 pub(super) async fn standing(link: &Link, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
     link.run(keys, read_standing)

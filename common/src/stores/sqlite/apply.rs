@@ -9,9 +9,11 @@ use crate::store::{ActionState, Change, State, StoreError};
 use crate::stores::batch::{Patch, clean, waves};
 use crate::time::now_ms;
 
-/// Which changes still have their fence, and the state they would start from; for a plan also the one that is there.
+/// Which changes still have their fence, and the state they would start from; for a plan also the one that is there, and
+/// whether it is for a message that a send of ours was answered with.
 const FIND: &str = "
-    SELECT i.key AS ord, e.position, e.state, CASE WHEN i.value ->> 3 THEN e.plan END
+    SELECT i.key AS ord, e.position, e.state, CASE WHEN i.value ->> 3 THEN e.plan END,
+           i.value ->> 3 AND EXISTS (SELECT 1 FROM actions a INDEXED BY actions_by_message WHERE a.message_id = i.value ->> 1)
     FROM json_each(?1) AS i CROSS JOIN events e ON e.app_id = i.value ->> 0 AND e.key = i.value ->> 1
     WHERE e.fence = i.value ->> 2";
 
@@ -89,18 +91,18 @@ async fn apply_wave(
         .iter()
         .map(|patch| (&patch.name.0, &patch.name.1, patch.fence, patch.plan.is_some()))
         .collect();
-    let found: Vec<(i64, i64, String, Option<Vec<u8>>)> = sqlx::query_as(FIND)
+    let found: Vec<(i64, i64, String, Option<Vec<u8>>, bool)> = sqlx::query_as(FIND)
         .bind(json(&wanted)?)
         .fetch_all(&mut *connection)
         .await?;
     let mut fresh: Vec<(i64, &Patch<'_>)> = Vec::with_capacity(found.len());
-    for (ord, position, state, plan) in found {
+    for (ord, position, state, plan, is_ours) in found {
         let Some(patch) = usize::try_from(ord).ok().and_then(|ord| wave.get(ord)) else {
             continue;
         };
         let state = State::parse(&state);
         let applies = match state {
-            Some(State::Received) => patch.from_received,
+            Some(State::Received) => patch.from_received && !is_ours,
             Some(State::Planned) => patch.from_planned,
             _ => false,
         };

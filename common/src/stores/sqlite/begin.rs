@@ -9,7 +9,7 @@ use crate::envelope::Envelope;
 use crate::priority::Priority;
 use crate::sqlite::Sqlite;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
-use crate::stores::batch::{Name, clean, distinct, received_ms};
+use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence};
 use crate::stores::records::{ActionRecord, EventRecord, answers};
 use crate::time::now_ms;
 
@@ -23,19 +23,24 @@ macro_rules! envelope_columns {
 }
 
 /// In the order of the array, which is the order of delivery, so `position` grows in it. Existing unfinished rows get a
-/// higher fence; finished and waiting ones are not returned. Of a chat's parked rows those that a row found here will bring
+/// higher fence; finished and waiting ones are not returned. A new message that one of our sends was answered with is `done`. Of a chat's parked rows those that a row found here will bring
 /// forward are covered.
 const BEGIN: &str = concat!(
     "INSERT INTO events (app_id, key, bot, chat, type, tenant, traceparent, happened_ms, received_at, created_at, envelope,
-                         origin, state, due_at, hold, handler_starts, priority, covered)
+                         origin, state, due_at, hold, handler_starts, priority, finished_at, covered)
      SELECT ",
     envelope_columns!(),
-    "CASE WHEN i.value ->> 12 THEN 'waiting' ELSE 'received' END, CASE WHEN i.value ->> 12 THEN ?1 END, i.value ->> 12,
-     i.value ->> 13, i.value ->> 14,
+    "CASE WHEN i.ours THEN 'done' WHEN i.value ->> 12 THEN 'waiting' ELSE 'received' END,
+     CASE WHEN i.value ->> 12 AND NOT i.ours THEN ?1 END, i.value ->> 12, i.value ->> 13, i.value ->> 14,
+     CASE WHEN i.ours THEN ?1 END,
      i.value ->> 12 AND EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
                                 WHERE w.bot = i.value ->> 2 AND w.chat = i.value ->> 3 AND w.state = 'waiting'
                                   AND w.priority <= i.value ->> 14 AND NOT w.covered AND (w.hold OR w.due_at <= ?1))
-     FROM json_each(?2) AS i WHERE true ORDER BY i.key
+     FROM (SELECT j.key, j.value, j.value ->> 4 = '",
+    message_type!(),
+    "' AND EXISTS (SELECT 1 FROM actions a INDEXED BY actions_by_message WHERE a.message_id = j.value ->> 1) AS ours
+           FROM json_each(?2) AS j) AS i
+     WHERE true ORDER BY i.key
      ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1 WHERE state IN ('received', 'planned')
      RETURNING ",
     event_columns!()
@@ -135,7 +140,14 @@ async fn bury_all(database: &Sqlite, firsts: &[(Name<'_>, &Burial)]) -> Result<(
     let mut bodies = Bodies::new();
     let rows: Vec<_> = firsts
         .iter()
-        .map(|(name, death)| row(name, &death.envelope, &mut bodies, (death.class, clean(&death.error))))
+        .map(|(name, death)| {
+            row(
+                name,
+                &death.envelope,
+                &mut bodies,
+                (death.class, sentence(&death.error)),
+            )
+        })
         .collect();
     let rows = json(&rows)?;
     let mut transaction = database.writer.begin_with("BEGIN IMMEDIATE").await?;

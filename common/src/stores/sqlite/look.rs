@@ -22,6 +22,15 @@ const INSPECT: &str = concat!(
     " FROM events WHERE app_id = ?2 AND key = ?3"
 );
 
+/// [`crate::store::Store::is_ours`]
+pub(super) async fn is_ours(database: &Sqlite, key: &EventKey) -> Result<bool, StoreError> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM actions INDEXED BY actions_by_message WHERE message_id = ?1)")
+        .bind(name(key).1)
+        .fetch_one(&database.reader)
+        .await
+        .map_err(store_error)
+}
+
 /// [`crate::store::Store::standing`]
 pub(super) async fn standing(database: &Sqlite, keys: &[EventKey]) -> Result<HashMap<EventKey, Standing>, StoreError> {
     let records = read_standing(database, keys).await.map_err(store_error)?;

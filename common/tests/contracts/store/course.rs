@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Encryption;
-use openclaw_common::envelope::{Envelope, Origin, SEND};
+use openclaw_common::envelope::{Envelope, EventKey, Origin, SEND};
 use openclaw_common::seal::{self, KeyRing};
 use openclaw_common::secret::Secret;
 use openclaw_common::store::{
@@ -486,4 +486,85 @@ pub(super) async fn of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each
     let (event, body) = sealed.iter().find(|(_, body)| seal::key_id(body) == Some("d")).unwrap();
     assert_eq!((event, body.len()), (&key("in_the_clear"), 3 + 1 + 16 + 12 + 4 + 16));
     assert!(world.store.sealed(&bots[1..]).await.unwrap().is_empty());
+}
+
+/// An event that was answered with this message.
+async fn answered_with(world: &World, key: &str, message_id: &str) {
+    let row = world.planned(key).await;
+    let sent = ActionOutcome {
+        message_id: Some(message_id.to_owned()),
+        ..outcome(0, ActionState::Sent)
+    };
+    assert!(world.step(&row, Step::Finish(vec![sent])).await);
+}
+
+pub(super) async fn a_message_that_we_sent_is_never_handled(world: World) {
+    answered_with(&world, "om_1", "om_ours").await;
+    // Whichever app it is pushed to, in whichever course it would have had, beside what people wrote.
+    for (number, intent) in [Intent::Start, Intent::Hold, Intent::Park].into_iter().enumerate() {
+        let pushed = |app: &str, key: &str| Arrival {
+            envelope: Arc::new(Envelope {
+                key: EventKey::new(app, key),
+                ..envelope(key, "oc_1")
+            }),
+            intent,
+        };
+        let (app, theirs) = (format!("cli_other{number}"), format!("om_theirs{number}"));
+        let ours = pushed(&app, "om_ours");
+        let batch = vec![
+            pushed(&app, &theirs),
+            ours.clone(),
+            pushed(&app, "om_our"),
+            ours.clone(),
+        ];
+        let begun = world.begin(batch).await;
+        assert!(matches!(begun[1], Begun::Ours), "{begun:?}");
+        assert!(is_settled(&begun[3]), "{begun:?}");
+        for theirs in [&begun[0], &begun[2]] {
+            let is_course = match intent {
+                Intent::Park => matches!(theirs, Begun::Settled { parked: true }),
+                _ => matches!(theirs, Begun::Taken(_)),
+            };
+            assert!(is_course, "{theirs:?}");
+        }
+        assert!(
+            is_settled(&world.begin(vec![ours]).await[0]),
+            "also when it comes again"
+        );
+    }
+    let rows = "SELECT count(*) FROM events WHERE key = 'om_ours' AND state = 'done' AND finished_at IS NOT NULL AND due_at IS NULL";
+    assert_eq!(world.number(rows).await, 3);
+    assert!(world.store.is_ours(&key("om_ours")).await.unwrap());
+    assert!(!world.store.is_ours(&key("om_1")).await.unwrap());
+    // An event of another type is no message, whatever its key.
+    let menu = Envelope {
+        event_type: "application.bot.menu_v6".into(),
+        key: EventKey::new("cli_menu", "om_ours"),
+        ..envelope("om_ours", "oc_1")
+    };
+    let arrival = Arrival {
+        envelope: Arc::new(menu),
+        intent: Intent::Start,
+    };
+    assert!(matches!(world.begin(vec![arrival]).await[0], Begun::Taken(_)));
+}
+
+pub(super) async fn a_plan_for_a_message_that_turns_out_to_be_ours_is_refused(world: World) {
+    // Pushed before the send was answered.
+    let early = world.start("om_ours").await;
+    answered_with(&world, "om_1", "om_ours").await;
+    let theirs = world.start("om_theirs").await;
+    let changes = [change(&early, plan(1)), change(&theirs, plan(1))];
+    assert_eq!(world.store.apply(&changes).await.unwrap(), [false, true]);
+    assert!(world.store.is_ours(&early.envelope.key).await.unwrap());
+    assert_eq!(
+        world.number("SELECT count(*) FROM actions WHERE key = 'om_ours'").await,
+        0
+    );
+    assert!(
+        world.step(&early, Step::Finish(Vec::new())).await,
+        "it ends without one"
+    );
+    // A plan whose answer was lost counts as applied, as ever.
+    assert!(world.step(&theirs, plan(1)).await);
 }

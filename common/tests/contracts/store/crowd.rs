@@ -30,7 +30,7 @@ pub(super) async fn opposed_batches_never_surface_a_deadlock(world: World) {
                     .iter()
                     .filter_map(|begun| match begun {
                         Begun::Taken(row) => Some(row),
-                        Begun::Settled { .. } => None,
+                        Begun::Ours | Begun::Settled { .. } => None,
                     })
                     .map(|row| {
                         let planned = row.plan.is_some();

@@ -219,7 +219,7 @@ pub(super) fn notification(key: &str, chat: &str, intent: Intent) -> Arrival {
 pub(super) fn taken(begun: Begun) -> Row {
     match begun {
         Begun::Taken(row) => row,
-        Begun::Settled { parked } => panic!("settled (parked: {parked}) instead of taken"),
+        other => panic!("{other:?} instead of taken"),
     }
 }
 

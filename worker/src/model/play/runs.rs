@@ -50,7 +50,7 @@ impl Play<'_> {
                 let started = row.new && start;
                 self.take(worker, event, row, Some(copy), started).await;
             }
-            Begun::Settled { .. } => {
+            Begun::Ours | Begun::Settled { .. } => {
                 self.tell(format!("event {event} is settled: copy {copy} is acknowledged"));
                 self.copies.remove(&copy);
                 self.release(worker, event);
