@@ -1,7 +1,8 @@
-//! The folder of the embedded backend: one process at a time.
+//! The folder of the embedded backend: one process at a time, and nobody's but its owner's.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::checkup::Finding;
@@ -11,6 +12,12 @@ const LOCK_FILE: &str = "openclaw.lock";
 const LEAST_MIB: u64 = 64;
 /// A million events of the usual size.
 const FEW_MIB: u64 = 1024;
+
+/// The owner's alone: what people wrote to a bot is in here, in the clear unless there is a key ring.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// What the group and others may do.
+const FOREIGN: u32 = 0o077;
 
 /// Holds a data folder until it is dropped or its process ends, however that happens: the operating system keeps the
 /// lock, not the file's presence, so nothing is ever left behind.
@@ -56,10 +63,12 @@ impl DataDirLock {
             path: path.to_owned(),
             source,
         };
-        fs::create_dir_all(path).map_err(unusable)?;
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path.join(LOCK_FILE)).map_err(unusable)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(path)
+            .map_err(unusable)?;
+        let mut file = own_file(&path.join(LOCK_FILE)).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
@@ -72,6 +81,7 @@ impl DataDirLock {
         }
         // The number is for people; the lock itself is already held.
         write_pid(&mut file).map_err(unusable)?;
+        close_to_others(path).map_err(unusable)?;
         Ok(Self {
             path: path.to_owned(),
             _file: file,
@@ -117,6 +127,45 @@ fn room(what: &str, folder: &str, free: u64) -> Finding {
     }
 }
 
+/// Opens a file, made readable by its owner alone when it is not there.
+pub(crate) fn own_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    options.mode(FILE_MODE).open(path)
+}
+
+/// Takes from the group and from others what they may do with the folder and the files in it, which earlier versions left
+/// readable. What belongs to somebody else, such as a mounted volume's root, stays as it is, with a warning.
+fn close_to_others(folder: &Path) -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Not through a link: what it points to is not ours.
+        if entry.file_type()?.is_file() && is_open(&entry.metadata()?) {
+            open.push((entry.path(), FILE_MODE));
+        }
+    }
+    if is_open(&fs::metadata(folder)?) {
+        open.push((folder.to_owned(), FOLDER_MODE));
+    }
+    for (path, mode) in open {
+        let (path_shown, mode_shown) = (path.display(), format!("{mode:o}"));
+        match fs::set_permissions(&path, Permissions::from_mode(mode)) {
+            Ok(()) => tracing::warn!(
+                "{path_shown} could be read by other users of this machine: its mode is {mode_shown} now; a backup has to run as the same user"
+            ),
+            Err(error) => tracing::warn!(
+                "{path_shown} can be read by other users of this machine, and cannot be changed ({error}): `chmod {mode_shown}` it"
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn is_open(metadata: &fs::Metadata) -> bool {
+    metadata.permissions().mode() & FOREIGN != 0
+}
+
 fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
@@ -150,6 +199,42 @@ mod tests {
         assert_eq!(refused.to_string(), expected);
         drop(first);
         assert_eq!(DataDirLock::take(&path).unwrap().path(), path);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn nobody_else_may_look_into_a_new_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("not/there/yet");
+        let _lock = DataDirLock::take(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join(LOCK_FILE)), 0o600);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_read_is_closed_to_them_with_all_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (outside, link) = (elsewhere.path().join("file"), folder.path().join("link"));
+        fs::write(&outside, "").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        let files =
+            ["openclaw.db", "openclaw.db-wal", "openclaw.db-shm", LOCK_FILE].map(|name| folder.path().join(name));
+        for file in &files {
+            fs::write(file, "").unwrap();
+            fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let _lock = DataDirLock::take(folder.path()).unwrap();
+        assert_eq!(mode(folder.path()), 0o700);
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        assert_eq!(mode(&outside), 0o644, "what a link leads to is not ours");
     }
 
     #[test]

@@ -27,14 +27,16 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens or creates the file and brings its schema up to date. Every commit is on disk before it returns.
+    /// Opens or creates the file, its owner's alone, and brings its schema up to date. Every commit is on disk before it
+    /// returns.
     ///
     /// # Errors
     /// When the file cannot be opened or migrated.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        // SQLite would make it readable by everybody, and gives its log and its index of the log the mode of the file.
+        data_dir::own_file(path).map_err(|error| unavailable(path, &error))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
@@ -115,4 +117,34 @@ async fn look(path: &Path) -> Result<(String, i64), sqlx::Error> {
 
 fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unavailable(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_stored_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Sqlite::open(&folder.path().join("openclaw.db")).await.unwrap();
+        sqlx::query("DELETE FROM queue")
+            .execute(&database.writer)
+            .await
+            .unwrap();
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            files.push((entry.file_name().into_string().unwrap(), format!("{mode:o}")));
+        }
+        files.sort();
+        let expected =
+            ["openclaw.db", "openclaw.db-shm", "openclaw.db-wal"].map(|name| (name.to_owned(), "600".to_owned()));
+        assert_eq!(files, expected);
+    }
 }

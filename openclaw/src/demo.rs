@@ -7,7 +7,6 @@ mod report;
 mod scene;
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use openclaw_common::store::State;
 use openclaw_common::telemetry;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     let stop = signals::stop_token().map_err(|error| anyhow::anyhow!("no stop signals: {error}"))?;
-    let folder = DataFolder::new(arguments.keep)?;
+    let folder = data_folder(arguments.keep)?;
     let log = Log {
         level: "error".to_owned(),
         ..Log::default()
@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
 
     let mut config = Config {
         backend: Backend::Embedded {
-            data_dir: folder.path.clone(),
+            data_dir: folder.path().to_owned(),
         },
         ..Config::default()
     };
@@ -85,7 +85,7 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     if arguments.keep {
         print::line(&format!(
             "\nstill running: webhooks at {target}/webhook/{{bot}}, data in {}; Ctrl-C ends it",
-            folder.path.display()
+            folder.path().display()
         ));
         stop.cancelled().await;
     }
@@ -93,6 +93,12 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<(), Failure> {
     ended(pipeline.await)??;
     platform_stop.cancel();
     ended(platform.await)?.map_err(|error| anyhow::anyhow!("the simulated Feishu: {error}"))?;
+    let place = folder.path().to_owned();
+    if !arguments.keep
+        && let Err(error) = folder.close()
+    {
+        print::failure(&format!("{} is left behind: {error}", place.display()));
+    }
     if report.passed() {
         Ok(())
     } else {
@@ -168,30 +174,12 @@ fn ended<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, Failure> {
     Ok(ended.map_err(|error| anyhow::anyhow!("a part of the demo ended by a bug: {error}"))?)
 }
 
-/// Where the demo's database lives; it goes with the demo unless it is to be kept.
-struct DataFolder {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl DataFolder {
-    fn new(keep: bool) -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("openclaw-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-        Ok(Self { path, keep })
-    }
-
-    fn remove(path: &Path) {
-        if let Err(error) = std::fs::remove_dir_all(path) {
-            print::failure(&format!("{} is left behind: {error}", path.display()));
-        }
-    }
-}
-
-impl Drop for DataFolder {
-    fn drop(&mut self) {
-        if !self.keep {
-            Self::remove(&self.path);
-        }
-    }
+/// Where the demo's database lives; it goes with the demo unless it is to be kept. Its name cannot be foreseen and it is
+/// made anew: among the system's temporary files somebody else may have laid out a link under any name.
+fn data_folder(keep: bool) -> Result<TempDir, Failure> {
+    let mut folder = tempfile::Builder::new();
+    let folder = folder.prefix("openclaw-demo-").disable_cleanup(keep);
+    Ok(folder
+        .tempdir()
+        .map_err(|error| anyhow::anyhow!("no folder for the demo's data: {error}"))?)
 }

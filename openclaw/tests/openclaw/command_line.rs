@@ -1,8 +1,11 @@
 //! What the program says, and how it ends.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::Output;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Output, Stdio};
 
 use world::{Kind, World};
 use world::{Process, openclaw};
@@ -129,6 +132,40 @@ fn the_demo_keeps_every_promise_and_says_so() {
     ] {
         assert!(stdout.contains(line), "{stdout}");
     }
+}
+
+/// Among the temporary files of a machine anybody may lay out a link under a name that can be foreseen.
+#[test]
+fn the_demos_data_is_its_owners_alone_under_a_name_nobody_can_foresee() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = openclaw(&["demo", "--duration", "1s", "--keep"])
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(demo.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let told = said.find(|line| line.contains("data in "));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let folders: Vec<_> = fs::read_dir(temporary.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let [folder] = folders.as_slice() else {
+        panic!("{folders:?}")
+    };
+    assert!(told.unwrap().contains(folder.to_str().unwrap()));
+    assert!(
+        !folder.ends_with(format!("openclaw-demo-{}", demo.id())),
+        "{}",
+        folder.display()
+    );
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(folder), 0o700);
+    assert_eq!(mode(&folder.join("openclaw.db")), 0o600);
 }
 
 #[test]
