@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# FOLDER PORT: runs a private PostgreSQL that lives in FOLDER, on loopback, with the durability of production; makes its data
-# when there is none. Used by the crate testkit for servers that a test may break. The process becomes the server itself,
-# and ends with the thread that started it.
+# FOLDER PORT [PRIMARY]: runs a private PostgreSQL that lives in FOLDER, on loopback, with the durability of production; makes
+# its data when there is none, as a standby of the server on the port PRIMARY when one is named. Used by the crate testkit for
+# servers that a test may break. The process becomes the server itself, and ends with the thread that started it.
 set -euo pipefail
 
-dir=$1 port=$2
+dir=$1 port=$2 primary=${3:-}
 
 bin=''
 for folder in /usr/lib/postgresql/*/bin; do
@@ -21,7 +21,9 @@ if ((EUID == 0)); then
 fi
 
 cd "$dir"
-if [[ ! -d data ]]; then
+if [[ ! -d data && -n $primary ]]; then
+    "${as_postgres[@]}" "$bin/pg_basebackup" -D "$dir/data" -h 127.0.0.1 -p "$primary" -U postgres -R -X stream -c fast
+elif [[ ! -d data ]]; then
     "${as_postgres[@]}" "$bin/initdb" -D "$dir/data" -U postgres -A trust --locale=C.UTF-8 -E UTF8
 fi
 # No unix socket: its path may be at most 107 bytes long, which a deep clone exceeds.

@@ -31,11 +31,11 @@ services_locked() {
 }
 
 services_up() {
+    services_programs
     if services_healthy; then
         good "services are up (target/services/env)"
         return
     fi
-    services_programs
     services_stop_leftovers
     rm -rf "$STATE"
     services_choose_home
@@ -154,12 +154,15 @@ services_programs() {
     [[ -n $RABBIT_BIN ]] || missing+=(rabbitmq-server)
     [[ -n $REDIS_SERVER ]] || missing+=(redis-server)
     [[ -n $POSTGRES_BIN ]] || missing+=(postgresql)
+    # Not started here: tests start their own (`dev.d/pgbouncer-node.bash`).
+    [[ -n $PGBOUNCER ]] || missing+=(pgbouncer)
     if ((${#missing[@]})); then
         install_packages "${missing[@]}"
         find_programs
     fi
-    [[ -n $RABBIT_BIN && -n $REDIS_SERVER && -n $POSTGRES_BIN ]] ||
-        die "installed, but not found: RabbitMQ '$RABBIT_BIN', Redis '$REDIS_SERVER', PostgreSQL '$POSTGRES_BIN'"
+    [[ -n $RABBIT_BIN && -n $REDIS_SERVER && -n $POSTGRES_BIN && -n $PGBOUNCER ]] ||
+        die "installed, but not found: RabbitMQ '$RABBIT_BIN', Redis '$REDIS_SERVER', PostgreSQL '$POSTGRES_BIN'," \
+            "PgBouncer '$PGBOUNCER'"
 }
 
 # RabbitMQ's and PostgreSQL's own programs: Debian's wrappers in PATH change user, folder and environment.
@@ -167,6 +170,7 @@ find_programs() {
     RABBIT_BIN=$(newest_folder_with rabbitmq-server /usr/lib/rabbitmq/bin /usr/lib/rabbitmq/lib/*/sbin)
     POSTGRES_BIN=$(newest_folder_with initdb /usr/lib/postgresql/*/bin)
     REDIS_SERVER=$(command -v redis-server || true)
+    PGBOUNCER=$(PATH=$PATH:/usr/sbin command -v pgbouncer || true)
 }
 
 newest_folder_with() {
@@ -271,7 +275,7 @@ service_pids() {
         2>/dev/null || true; } | while read -r cwd; do
         pid=${cwd#/proc/} pid=${pid%/cwd}
         program=$(cat "/proc/$pid/comm" 2>/dev/null) || continue
-        case $program in beam.smp | redis-server | postgres) echo "$pid" ;; esac
+        case $program in beam.smp | redis-server | postgres | pgbouncer) echo "$pid" ;; esac
     done
     if [[ $1 == rabbitmq ]]; then
         for pid in $(pgrep -x epmd || true); do

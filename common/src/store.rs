@@ -232,6 +232,11 @@ pub enum StoreError {
     /// repeating it is safe.
     #[error("store: {0}")]
     Unavailable(String),
+    /// The operator's, or that of a failover that is under way: retry. Nothing was changed.
+    #[error(
+        "store: the database is read-only (a standby, or a primary that was stood down): `database_url` has to lead to the primary"
+    )]
+    ReadOnly,
     /// The operator's: `openclaw migrate` has to run.
     #[error("store: the schema is version {found}, this program needs {needed}: run `openclaw migrate`")]
     Schema {

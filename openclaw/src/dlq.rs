@@ -49,7 +49,11 @@ impl Opened {
                 }
                 error => node::backend_failure(error),
             })?;
-        seams.store.ready().await.map_err(store_failure)?;
+        match seams.store.ready().await {
+            // Looking is well done at a standby; what is to be changed is refused by it.
+            Ok(()) | Err(StoreError::ReadOnly) => {}
+            Err(error) => return Err(store_failure(error)),
+        }
         Ok(Self { loaded, seams })
     }
 
@@ -61,7 +65,7 @@ impl Opened {
 /// Whose fault it is that the Store did not do it.
 pub(crate) fn store_failure(error: StoreError) -> Failure {
     match error {
-        StoreError::Unavailable(_) => Failure::unreachable(error),
+        StoreError::Unavailable(_) | StoreError::ReadOnly => Failure::unreachable(error),
         error => anyhow::anyhow!(error).into(),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) async fn run(folder: Folder) -> Result<(), Failure> {
             print::line(&format!("{}: the schema is up to date", seams.names.store));
             Ok(())
         }
-        Err(error @ StoreError::Unavailable(_)) => Err(Failure::unreachable(error)),
+        Err(error @ (StoreError::Unavailable(_) | StoreError::ReadOnly)) => Err(Failure::unreachable(error)),
         Err(error) => Err(anyhow::anyhow!(error).into()),
     }
 }

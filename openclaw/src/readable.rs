@@ -22,7 +22,9 @@ pub(crate) async fn check(worker: &Worker) -> Result<(), Failure> {
                 return Ok(());
             }
             // The health report says what is wrong.
-            Err(StoreError::Unavailable(_) | StoreError::Schema { .. }) => tokio::time::sleep(RETRY).await,
+            Err(StoreError::Unavailable(_) | StoreError::ReadOnly | StoreError::Schema { .. }) => {
+                tokio::time::sleep(RETRY).await;
+            }
         }
     };
     // One that opens proves its key; one that does not may be damaged itself.

@@ -5,6 +5,7 @@ mod openclaw {
     mod bots;
     mod check;
     mod command_line;
+    mod database;
     mod dlq;
     mod faults;
     mod feedback;

@@ -8,6 +8,7 @@
 //! | [`Proxy::set`] with [`Flow::stall`] | a long pause | bytes wait | accepted, bytes wait |
 //! | [`Proxy::set`] with latency, jitter | a far network | delayed, in order | the same |
 //! | [`Proxy::set`] with a limit | a crash in mid-answer | reset after so many bytes | the same |
+//! | [`Proxy::redirect`] | an address that moves to another server | go on | reach the other server |
 //! | [`Proxy::half_open`] | the peer's machine lost power | silent for ever, upstream gone | work |
 //! | [`Proxy::restore`] | | those that lost bytes are reset, the rest go on | work |
 
@@ -107,6 +108,7 @@ impl Flow {
 /// What every connection watches.
 #[derive(Clone, Debug)]
 struct Conditions {
+    upstream: SocketAddr,
     up: Flow,
     down: Flow,
     /// Cancelled: connections of this age are reset.
@@ -116,10 +118,11 @@ struct Conditions {
 }
 
 impl Conditions {
-    fn new(up: Flow, down: Flow) -> Self {
+    fn new(upstream: SocketAddr) -> Self {
         Self {
-            up,
-            down,
+            upstream,
+            up: Flow::pass(),
+            down: Flow::pass(),
             reset: CancellationToken::new(),
             half_open: CancellationToken::new(),
         }
@@ -138,7 +141,6 @@ struct Traffic {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    upstream: SocketAddr,
     /// Bound and never listening: keeps the port while connections are refused, so that no one else gets it.
     _holder: TcpSocket,
     conditions: watch::Sender<Conditions>,
@@ -157,9 +159,8 @@ impl Proxy {
         let holder = shared_socket(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let proxy = Self {
             address: holder.local_addr()?,
-            upstream,
             _holder: holder,
-            conditions: watch::Sender::new(Conditions::new(Flow::pass(), Flow::pass())),
+            conditions: watch::Sender::new(Conditions::new(upstream)),
             traffic: Arc::default(),
             accepting: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -210,6 +211,11 @@ impl Proxy {
         self.reset_connections();
     }
 
+    /// New connections go to another server; those that are open stay where they are.
+    pub fn redirect(&self, upstream: SocketAddr) {
+        self.conditions.send_modify(|conditions| conditions.upstream = upstream);
+    }
+
     /// Resets every connection; new ones work.
     pub fn reset_connections(&self) {
         let reset = self.renew(|conditions| &mut conditions.reset);
@@ -249,7 +255,6 @@ impl Proxy {
         let listener = shared_socket(self.address)?.listen(BACKLOG)?;
         let until = self.stop.child_token();
         let links = Links {
-            upstream: self.upstream,
             conditions: self.conditions.subscribe(),
             traffic: self.traffic.clone(),
             tasks: self.tasks.clone(),
@@ -277,7 +282,6 @@ fn shared_socket(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 struct Links {
-    upstream: SocketAddr,
     conditions: watch::Receiver<Conditions>,
     traffic: Arc<Traffic>,
     tasks: TaskTracker,
@@ -293,13 +297,7 @@ async fn accept(listener: TcpListener, links: Links, until: CancellationToken) {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     links.traffic.connections.fetch_add(1, Ordering::Relaxed);
-                    let link = link(
-                        client,
-                        links.upstream,
-                        links.conditions.clone(),
-                        links.traffic.clone(),
-                        links.stop.clone(),
-                    );
+                    let link = link(client, links.conditions.clone(), links.traffic.clone(), links.stop.clone());
                     links.tasks.spawn(link);
                 }
                 Err(error) => {
@@ -323,14 +321,13 @@ enum End {
 
 async fn link(
     mut client: TcpStream,
-    upstream: SocketAddr,
     mut conditions: watch::Receiver<Conditions>,
     traffic: Arc<Traffic>,
     stop: CancellationToken,
 ) {
-    let (reset, half_open) = {
+    let (upstream, reset, half_open) = {
         let current = conditions.borrow_and_update();
-        (current.reset.clone(), current.half_open.clone())
+        (current.upstream, current.reset.clone(), current.half_open.clone())
     };
     let mut server = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(upstream)).await {
         Ok(Ok(server)) => server,

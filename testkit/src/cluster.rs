@@ -1,6 +1,7 @@
-//! A PostgreSQL server of a test's own, for what would hurt every other test: stopping and killing it.
+//! A PostgreSQL server of a test's own, for what would hurt every other test: stopping it, killing it, failing it over.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,21 +21,68 @@ const STOP: Duration = Duration::from_secs(30);
 pub struct PostgresProcess {
     folder: PathBuf,
     port: u16,
+    /// The server it streams from, until it is promoted.
+    primary: Option<u16>,
     server: Child,
 }
 
 impl PostgresProcess {
     pub(crate) async fn start() -> Self {
+        Self::start_of(None).await
+    }
+
+    async fn start_of(primary: Option<u16>) -> Self {
         let folder = addresses::clusters().join(unique_name());
         fs::create_dir_all(&folder).expect("a folder under target/services: run `./dev services up`");
         let port = free_port();
         let mut cluster = Self {
-            server: spawn(&folder, port),
+            server: spawn(&folder, port, primary),
             folder,
             port,
+            primary,
         };
         cluster.answers().await;
         cluster
+    }
+
+    /// A standby that streams from this server, with everything it holds so far.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn standby(&self) -> Self {
+        Self::start_of(Some(self.port)).await
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// From now on no transaction may write, in sessions that are open either: a primary that was stood down.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn stand_down(&self) {
+        self.tell("ALTER SYSTEM SET default_transaction_read_only = on").await;
+        self.tell("SELECT pg_reload_conf()").await;
+    }
+
+    /// Makes a standby the primary.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub async fn promote(&self) {
+        self.tell("SELECT pg_promote(true, 30)").await;
+    }
+
+    async fn tell(&self, text: &'static str) {
+        let mut connection = PgConnection::connect(&self.url()).await.expect("PostgreSQL answers");
+        sqlx::query(text)
+            .execute(&mut connection)
+            .await
+            .expect("PostgreSQL obeys");
+        connection.close().await.expect("PostgreSQL answers");
     }
 
     /// An empty database on this server; drop it before the server.
@@ -75,7 +123,7 @@ impl PostgresProcess {
     /// # Panics
     /// When it does not answer again.
     pub async fn restart(&mut self) {
-        self.server = spawn(&self.folder, self.port);
+        self.server = spawn(&self.folder, self.port, self.primary);
         self.answers().await;
     }
 
@@ -89,7 +137,7 @@ impl PostgresProcess {
         while PgConnection::connect(&url).await.is_err() {
             assert!(begun.elapsed() < START, "PostgreSQL does not answer within {START:?}");
             if self.server.try_wait().expect("the process can be asked").is_some() {
-                self.server = spawn(&self.folder, self.port);
+                self.server = spawn(&self.folder, self.port, self.primary);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -104,10 +152,11 @@ impl Drop for PostgresProcess {
     }
 }
 
-fn spawn(folder: &Path, port: u16) -> Child {
+fn spawn(folder: &Path, port: u16, primary: Option<u16>) -> Child {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev.d/postgres-node.bash"))
         .arg(folder)
         .arg(port.to_string())
+        .args(primary.map(|port| port.to_string()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

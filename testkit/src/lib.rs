@@ -6,7 +6,8 @@
 //! | `node` | [`RabbitNode`]: a broker of its own, which it may stop, kill and starve |
 //! | `redis` | [`RedisProcess`]: a Redis of its own, which it may kill, pause and restart |
 //! | `postgres` | [`Database`]: a database of its own on the shared server |
-//! | `cluster` | [`PostgresProcess`]: a PostgreSQL of its own, which it may stop and kill |
+//! | `cluster` | [`PostgresProcess`]: a PostgreSQL of its own, which it may stop, kill and fail over |
+//! | `bouncer` | [`PgBouncer`]: a pooler of its own before a PostgreSQL |
 //! | `addresses` | where the shared servers are: `./dev services up` started them |
 //! | `eventually` | [`eventually()`]: waits for a condition, at most so long |
 //!
@@ -23,6 +24,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use rand::Rng as _;
 
 mod addresses;
+mod bouncer;
 mod cleanup;
 mod cluster;
 mod eventually;
@@ -31,6 +33,7 @@ mod postgres;
 mod rabbitmq;
 mod redis;
 
+pub use bouncer::PgBouncer;
 pub use cluster::PostgresProcess;
 pub use eventually::eventually;
 pub use node::RabbitNode;

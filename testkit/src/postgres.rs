@@ -42,6 +42,17 @@ impl Database {
         &self.url
     }
 
+    /// Where its server listens.
+    ///
+    /// # Panics
+    /// Never: the address was made here.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        let authority = self.url.split('/').nth(2).expect("a URL with a host");
+        let address = authority.rsplit('@').next().expect("a host");
+        address.parse().expect("a host and a port")
+    }
+
     /// Cuts every connection to this database, as a restarting server does. New ones are accepted at once.
     ///
     /// # Panics

@@ -34,14 +34,45 @@ pub(crate) struct Commits {
 }
 
 /// The last word of each source. One that can read says nothing about one that cannot write.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Words {
     failed: [bool; 3],
+    /// Since when each batch that has no answer yet is on its way.
+    unanswered: Vec<Instant>,
 }
 
 impl Words {
     fn good(&self) -> bool {
         self.failed.iter().all(|failed| !failed)
+    }
+}
+
+/// A batch is on its way until this is dropped.
+struct OnItsWay<'a> {
+    words: &'a watch::Sender<Words>,
+    begun: Instant,
+}
+
+impl<'a> OnItsWay<'a> {
+    fn begin(words: &'a watch::Sender<Words>) -> Self {
+        let begun = Instant::now();
+        // Nobody is woken: who wants to know looks now and then.
+        words.send_if_modified(|words| {
+            words.unanswered.push(begun);
+            false
+        });
+        Self { words, begun }
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        self.words.send_if_modified(|words| {
+            if let Some(place) = words.unanswered.iter().position(|begun| *begun == self.begun) {
+                words.unanswered.swap_remove(place);
+            }
+            false
+        });
     }
 }
 
@@ -102,6 +133,19 @@ impl Commits {
             begin,
             apply,
             reachable,
+        }
+    }
+
+    /// Returns once a batch has waited for the database's answer for `patience`, not counting time before this call.
+    pub(crate) async fn stuck(&self, patience: Duration) {
+        let since = Instant::now();
+        loop {
+            let oldest = self.reachable.borrow().unanswered.iter().min().copied();
+            let waited = oldest.map_or(Duration::ZERO, |begun| begun.max(since).elapsed());
+            if waited >= patience {
+                return;
+            }
+            tokio::time::sleep((patience - waited).min(RETRY)).await;
         }
     }
 
@@ -234,7 +278,10 @@ where
         .flat_map(|submission| submission.items.iter().cloned())
         .collect();
     let rows = items.len();
-    match until_reachable(items, told, write).await {
+    let on_its_way = OnItsWay::begin(told.0);
+    let answered = until_reachable(items, told, write).await;
+    drop(on_its_way);
+    match answered {
         Ok((answers, time)) => {
             let mut answers = answers.into_iter();
             for submission in batch {
@@ -270,7 +317,7 @@ where
     loop {
         let begun = Instant::now();
         match write(items.clone()).await {
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Schema { .. })) => {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::ReadOnly | StoreError::Schema { .. })) => {
                 note(told.0, told.1, Some(&error));
                 tokio::time::sleep(RETRY).await;
             }

@@ -15,7 +15,7 @@ use openclaw_sim::proxy::Proxy;
 use openclaw_sim::push::{PushOptions, Pusher};
 use openclaw_sim::{Options, Sim};
 use tempfile::TempDir;
-use testkit::{Database, PostgresProcess, RabbitNode, RedisProcess, Servers, Vhost};
+use testkit::{Database, PgBouncer, PostgresProcess, RabbitNode, RedisProcess, Servers, Vhost};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::process::Process;
@@ -43,6 +43,8 @@ pub struct Shared {
     pub node: Option<RabbitNode>,
     /// The database's process when it is this world's own.
     pub postgres: Option<PostgresProcess>,
+    /// What stands before the database, when the way leads through it.
+    pub bouncer: Option<PgBouncer>,
 }
 
 /// One proxy before each server: everything the processes say and hear passes here.
@@ -78,6 +80,7 @@ impl Shared {
             database,
             node,
             postgres,
+            bouncer: None,
         }
     }
 
@@ -141,6 +144,21 @@ impl World {
     pub async fn with_servers(bots: usize, extra: &str) -> Self {
         let (node, postgres) = tokio::join!(Servers::rabbitmq_node(), Servers::postgres_process());
         Self::on(Some(Shared::new(Some(node), Some(postgres)).await), bots, extra).await
+    }
+
+    /// Distributed, on a PostgreSQL of its own, which may be failed over.
+    pub async fn with_postgres(bots: usize, extra: &str) -> Self {
+        let postgres = Servers::postgres_process().await;
+        Self::on(Some(Shared::new(None, Some(postgres)).await), bots, extra).await
+    }
+
+    /// Distributed, and the way to PostgreSQL leads through a PgBouncer with these settings.
+    pub async fn with_bouncer(bots: usize, settings: &[&str]) -> Self {
+        let mut shared = Shared::new(None, None).await;
+        let bouncer = PgBouncer::start(shared.database.address(), settings).await;
+        shared.ways.database.redirect(bouncer.address());
+        shared.bouncer = Some(bouncer);
+        Self::on(Some(shared), bots, "").await
     }
 
     async fn on(shared: Option<Shared>, bots: usize, extra: &str) -> Self {

@@ -83,7 +83,7 @@ pub const KEYS: &[Key] = &[
         "backend.distributed.database_url",
         "`postgres://` URL",
         "postgres://openclaw:secret@postgres:5432/openclaw",
-        "PostgreSQL. Ingest does without it.",
+        "PostgreSQL, the primary. Ingest does without it. PgBouncer may stand before it in `transaction` or `session` mode; straight to PostgreSQL is quicker.",
     ),
     key(
         "message.queue_size",

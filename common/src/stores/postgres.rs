@@ -8,10 +8,12 @@ mod begin;
 mod checkup;
 mod dead;
 mod due;
+mod fault;
 mod link;
 mod look;
 mod rows;
 mod schema;
+mod session;
 mod tenants;
 
 use std::collections::HashMap;
@@ -19,7 +21,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::PgConnection;
 
 use crate::bot::BotId;
 use crate::checkup::Finding;
@@ -32,6 +33,7 @@ use crate::store::{
 };
 use crate::stores::batch::millis;
 use link::{Link, Work};
+use session::Session;
 
 /// What has happened to every event, in PostgreSQL.
 #[derive(Debug)]
@@ -172,7 +174,7 @@ impl Store for Postgres {
     }
 }
 
-fn count<'c>(connection: &'c mut PgConnection, bot: &'c Option<&BotId>) -> Work<'c, Vec<(String, i64)>> {
+fn count<'c>(connection: Session<'c>, bot: &'c Option<&BotId>) -> Work<'c, Vec<(String, i64)>> {
     // Two statements, so that the one for a bot reads that bot's part of the indexes only.
     Box::pin(match bot {
         Some(bot) => sqlx::query_as(
@@ -187,7 +189,7 @@ fn count<'c>(connection: &'c mut PgConnection, bot: &'c Option<&BotId>) -> Work<
 }
 
 /// Dead letters go with their event: what nobody looked at for the whole retention is given up.
-fn purge<'c>(connection: &'c mut PgConnection, (retention_ms, limit): &'c (i64, i64)) -> Work<'c, u64> {
+fn purge<'c>(connection: Session<'c>, (retention_ms, limit): &'c (i64, i64)) -> Work<'c, u64> {
     Box::pin(async move {
         let purged = sqlx::query(
             "WITH old AS MATERIALIZED (

@@ -13,6 +13,8 @@
 //! | `tenants` | stopped tenants, counted calls |
 //! | `schema` | migrations |
 //! | `postgres` | a database that is away |
+//! | `failover` | a database that another server takes over, or that nobody may write |
+//! | `pooler` | a database behind PgBouncer |
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +25,9 @@
 mod course;
 mod crowd;
 mod dead;
+mod failover;
 mod fences;
+mod pooler;
 mod postgres;
 mod priority;
 mod replay;

@@ -1,8 +1,7 @@
 //! Guarded changes.
 
-use sqlx::{Connection, PgConnection};
-
 use super::link::{Link, Work};
+use super::session::Session;
 use crate::store::{ActionState, Change, State, StoreError};
 use crate::stores::batch::{Patch, clean, waves};
 
@@ -18,7 +17,7 @@ pub(super) async fn apply(link: &Link, changes: &[Change]) -> Result<Vec<bool>, 
     Ok(applied)
 }
 
-fn apply_waves<'c>(connection: &'c mut PgConnection, waves: &'c [Vec<Patch<'_>>]) -> Work<'c, Vec<usize>> {
+fn apply_waves<'c>(mut connection: Session<'c>, waves: &'c [Vec<Patch<'_>>]) -> Work<'c, Vec<usize>> {
     Box::pin(async move {
         match waves {
             [] => Ok(Vec::new()),
@@ -27,7 +26,7 @@ fn apply_waves<'c>(connection: &'c mut PgConnection, waves: &'c [Vec<Patch<'_>>]
                 let mut transaction = connection.begin().await?;
                 let mut applied = Vec::new();
                 for wave in waves {
-                    applied.extend(apply_wave(&mut transaction, wave).await?);
+                    applied.extend(apply_wave(transaction.session(), wave).await?);
                 }
                 transaction.commit().await?;
                 Ok(applied)
@@ -37,7 +36,7 @@ fn apply_waves<'c>(connection: &'c mut PgConnection, waves: &'c [Vec<Patch<'_>>]
 }
 
 /// Applies one wave; the places of the changes that took effect.
-async fn apply_wave(connection: &mut PgConnection, wave: &[Patch<'_>]) -> Result<Vec<usize>, sqlx::Error> {
+async fn apply_wave(connection: Session<'_>, wave: &[Patch<'_>]) -> Result<Vec<usize>, sqlx::Error> {
     let planned: Vec<_> = numbered(wave, |patch| patch.new_actions.iter().enumerate());
     let outcomes: Vec<_> = numbered(wave, |patch| patch.outcomes.iter());
     let ords: Vec<i64> = sqlx::query_scalar(include_str!("apply.sql"))

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use sqlx::{Connection, PgConnection};
-
 use super::link::{Link, Work};
 use super::rows::{actions, event_columns};
+use super::session::Session;
 use crate::envelope::Envelope;
 use crate::priority::Priority;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
@@ -140,15 +139,15 @@ pub(super) async fn begin(link: &Link, arrivals: &[Arrival]) -> Result<Vec<Begun
     answers(arrivals, &batch, events, actions)
 }
 
-fn take<'c>(connection: &'c mut PgConnection, firsts: &'c [(Name<'_>, &Arrival)]) -> Work<'c, Taken> {
+fn take<'c>(mut connection: Session<'c>, firsts: &'c [(Name<'_>, &Arrival)]) -> Work<'c, Taken> {
     Box::pin(async move {
         let events = if firsts.len() <= BLOCK {
-            take_block(connection, firsts).await?
+            take_block(connection.again(), firsts).await?
         } else {
             let mut transaction = connection.begin().await?;
             let mut events = Vec::with_capacity(firsts.len());
             for block in firsts.chunks(BLOCK) {
-                events.extend(take_block(&mut transaction, block).await?);
+                events.extend(take_block(transaction.session(), block).await?);
             }
             transaction.commit().await?;
             events
@@ -158,10 +157,7 @@ fn take<'c>(connection: &'c mut PgConnection, firsts: &'c [(Name<'_>, &Arrival)]
     })
 }
 
-async fn take_block(
-    connection: &mut PgConnection,
-    block: &[(Name<'_>, &Arrival)],
-) -> Result<Vec<EventRecord>, sqlx::Error> {
+async fn take_block(connection: Session<'_>, block: &[(Name<'_>, &Arrival)]) -> Result<Vec<EventRecord>, sqlx::Error> {
     let mut columns = Envelopes::default();
     let mut parks = Vec::with_capacity(block.len());
     let mut starts = Vec::with_capacity(block.len());
@@ -189,7 +185,7 @@ pub(super) async fn bury(link: &Link, deaths: &[Burial]) -> Result<(), StoreErro
     Ok(())
 }
 
-fn bury_block<'c>(connection: &'c mut PgConnection, block: &'c [(Name<'_>, &Burial)]) -> Work<'c, ()> {
+fn bury_block<'c>(connection: Session<'c>, block: &'c [(Name<'_>, &Burial)]) -> Work<'c, ()> {
     Box::pin(async move {
         let mut columns = Envelopes::default();
         let mut classes = Vec::with_capacity(block.len());

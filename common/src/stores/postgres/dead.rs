@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Connection, PgConnection};
-
 use super::link::{Link, Work};
+use super::session::Session;
 use crate::store::{DeadFilter, DeadLetter, Replay, Replayed, StoreError};
 use crate::stores::batch::clean;
 use crate::stores::records::DeadRecord;
@@ -58,7 +57,7 @@ pub(super) async fn dead_letters(link: &Link, filter: &DeadFilter, limit: u32) -
         .collect()
 }
 
-fn read<'c>(connection: &'c mut PgConnection, (filter, limit): &'c (&DeadFilter, u32)) -> Work<'c, Vec<DeadRecord>> {
+fn read<'c>(connection: Session<'c>, (filter, limit): &'c (&DeadFilter, u32)) -> Work<'c, Vec<DeadRecord>> {
     // Two texts, so that either order is the key's own.
     let query = sqlx::query_as(if filter.oldest_first {
         letters!("ORDER BY id LIMIT $9")
@@ -81,7 +80,7 @@ pub(super) async fn count(link: &Link, filter: &DeadFilter) -> Result<HashMap<St
         .collect())
 }
 
-fn read_counts<'c>(connection: &'c mut PgConnection, filter: &'c DeadFilter) -> Work<'c, Vec<(String, i64)>> {
+fn read_counts<'c>(connection: Session<'c>, filter: &'c DeadFilter) -> Work<'c, Vec<(String, i64)>> {
     let query = sqlx::query_as(concat!(
         "SELECT class, count(*) FROM dead_letters",
         matches_filter!(),
@@ -111,12 +110,12 @@ pub(super) async fn replay(link: &Link, order: &Replay) -> Result<Replayed, Stor
     Ok(total)
 }
 
-fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c, HashMap<String, u64>> {
+fn revive<'c>(mut connection: Session<'c>, chunk: &'c Chunk<'_>) -> Work<'c, HashMap<String, u64>> {
     Box::pin(async move {
         let mut transaction = connection.begin().await?;
         // One replay at a time, or two would take the same places in a bot's schedule.
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('openclaw.replay', 0))")
-            .execute(&mut *transaction)
+            .execute(transaction.session())
             .await?;
         let candidates: Vec<Candidate> = sqlx::query_as(
             "SELECT d.id, d.class, e.app_id, e.key, e.replay_gen::bigint AS replay_gen, e.bot
@@ -125,7 +124,7 @@ fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c
              ORDER BY e.app_id, e.key FOR NO KEY UPDATE OF e, d",
         )
         .bind(chunk.ids)
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.session())
         .await?;
         // After the lock and by a snapshot of its own: it sees what the last owner committed.
         let unknown: Vec<UnknownAction> = sqlx::query_as(
@@ -145,25 +144,25 @@ fn revive<'c>(connection: &'c mut PgConnection, chunk: &'c Chunk<'_>) -> Work<'c
                 .map(|candidate| candidate.key.as_str())
                 .collect::<Vec<&str>>(),
         )
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.session())
         .await?;
         let last_due_ms = sqlx::query_scalar(
             "SELECT (extract(epoch FROM max(due_at) - now()) * 1000)::bigint FROM events
              WHERE bot = ANY ($1) AND state = 'waiting' AND replay_gen > 0 AND attempt = 0",
         )
         .bind(replay::bots(&candidates))
-        .fetch_one(&mut *transaction)
+        .fetch_one(transaction.session())
         .await?;
         let revivals = replay::decide(chunk.order, chunk.ids, chunk.before, last_due_ms, candidates, unknown);
         if !revivals.events.is_empty() {
-            write(&mut transaction, chunk, &revivals).await?;
+            write(transaction.session(), chunk, &revivals).await?;
         }
         transaction.commit().await?;
         Ok(revivals.classes)
     })
 }
 
-async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revivals) -> Result<(), sqlx::Error> {
+async fn write(mut connection: Session<'_>, chunk: &Chunk<'_>, revivals: &Revivals) -> Result<(), sqlx::Error> {
     let app_ids: Vec<&str> = revivals.events.iter().map(|event| event.app_id.as_str()).collect();
     let keys: Vec<&str> = revivals.events.iter().map(|event| event.key.as_str()).collect();
     let ids: Vec<i64> = revivals.events.iter().map(|event| event.id).collect();
@@ -177,7 +176,7 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
     .bind(&app_ids)
     .bind(&keys)
     .bind(revivals.events.iter().map(|event| event.due_ms).collect::<Vec<i64>>())
-    .execute(&mut *connection)
+    .execute(connection.again())
     .await?;
     // What a person decided about unknown ones.
     sqlx::query(
@@ -216,7 +215,7 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
             .map(|decision| decision.uuid.as_deref())
             .collect::<Vec<Option<&str>>>(),
     )
-    .execute(&mut *connection)
+    .execute(connection.again())
     .await?;
     // Refused ones get another chance, and every unfinished one its tries back. A refusal means that no copy exists.
     sqlx::query(
@@ -226,11 +225,11 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
     )
     .bind(&app_ids)
     .bind(&keys)
-    .execute(&mut *connection)
+    .execute(connection.again())
     .await?;
     sqlx::query("UPDATE dead_letters SET replayed_at = now(), resolved_at = now() WHERE id = ANY ($1)")
         .bind(&ids)
-        .execute(&mut *connection)
+        .execute(connection.again())
         .await?;
     audit(
         connection,
@@ -243,7 +242,7 @@ async fn write(connection: &mut PgConnection, chunk: &Chunk<'_>, revivals: &Revi
 }
 
 pub(super) async fn audit(
-    connection: &mut PgConnection,
+    connection: Session<'_>,
     who: &str,
     what: &str,
     filter: &str,
@@ -264,18 +263,18 @@ pub(super) async fn drop_dead(link: &Link, ids: &[i64], who: &str) -> Result<u64
     link.run(&(ids, who), close).await
 }
 
-fn close<'c>(connection: &'c mut PgConnection, (ids, who): &'c (&[i64], &str)) -> Work<'c, u64> {
+fn close<'c>(mut connection: Session<'c>, (ids, who): &'c (&[i64], &str)) -> Work<'c, u64> {
     Box::pin(async move {
         let mut transaction = connection.begin().await?;
         let closed: Vec<i64> = sqlx::query_scalar(
             "UPDATE dead_letters SET resolved_at = now() WHERE id = ANY ($1) AND resolved_at IS NULL RETURNING id",
         )
         .bind(*ids)
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.session())
         .await?;
         if !closed.is_empty() {
             audit(
-                &mut transaction,
+                transaction.session(),
                 who,
                 "drop",
                 &replay::describe_ids(&closed),

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::PgConnection;
-
 use super::link::{Link, Work};
 use super::rows::{actions, event_columns};
+use super::session::Session;
 use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::store::{Room, Row, StoreError, UNFINISHED_PAGE, Unfinished, WAITING_COUNTED};
@@ -175,7 +174,7 @@ pub(super) async fn unfinished(link: &Link, bot: &BotId, held: &[EventKey]) -> R
 }
 
 fn take_unfinished<'c>(
-    connection: &'c mut PgConnection,
+    mut connection: Session<'c>,
     (bot, held): &'c (&BotId, &[EventKey]),
 ) -> Work<'c, (Taken, Vec<HeldRecord>)> {
     Box::pin(async move {
@@ -185,16 +184,16 @@ fn take_unfinished<'c>(
             .bind(apps)
             .bind(keys)
             .bind(UNFINISHED_PAGE as i64)
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.again())
             .await?;
         events.sort_by_key(|event| event.position);
-        let actions = actions(connection, &events).await?;
+        let actions = actions(connection.again(), &events).await?;
         let held = sqlx::query_as(HELD).bind(bot.as_str()).fetch_all(connection).await?;
         Ok(((events, actions), held))
     })
 }
 
-fn uncover<'c>(connection: &'c mut PgConnection, (bot, chats): &'c (&BotId, Vec<String>)) -> Work<'c, ()> {
+fn uncover<'c>(connection: Session<'c>, (bot, chats): &'c (&BotId, Vec<String>)) -> Work<'c, ()> {
     Box::pin(async move {
         sqlx::query(UNCOVER)
             .bind(bot.as_str())
@@ -211,7 +210,7 @@ pub(super) async fn take_due(link: &Link, bot: &BotId, room: Room<'_>) -> Result
     rows(events, actions)
 }
 
-fn take_wanted<'c>(connection: &'c mut PgConnection, (bot, room): &'c (&BotId, Room<'_>)) -> Work<'c, Taken> {
+fn take_wanted<'c>(mut connection: Session<'c>, (bot, room): &'c (&BotId, Room<'_>)) -> Work<'c, Taken> {
     Box::pin(async move {
         let mut events: Vec<EventRecord> = sqlx::query_as(TAKE_DUE)
             .bind(bot.as_str())
@@ -219,7 +218,7 @@ fn take_wanted<'c>(connection: &'c mut PgConnection, (bot, room): &'c (&BotId, R
             .bind(i64::from(room.per_chat))
             .bind(i64::from(room.answers))
             .bind(i64::from(room.others))
-            .fetch_all(&mut *connection)
+            .fetch_all(connection.again())
             .await?;
         events.sort_by_key(|event| event.position);
         let actions = actions(connection, &events).await?;
@@ -236,7 +235,7 @@ pub(super) async fn next_due(link: &Link, bots: &[BotId]) -> Result<HashMap<BotI
         .collect()
 }
 
-fn read_next_due<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Work<'c, Vec<(String, i64)>> {
+fn read_next_due<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<(String, i64)>> {
     Box::pin(async move {
         sqlx::query_as(
             "SELECT b.bot, ceil(extract(epoch FROM d.due_at - now()) * 1000)::bigint
@@ -267,7 +266,7 @@ pub(super) async fn waiting(link: &Link, bots: &[BotId]) -> Result<HashMap<BotId
         .collect()
 }
 
-fn count_waiting<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Work<'c, Vec<(String, i64)>> {
+fn count_waiting<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<(String, i64)>> {
     Box::pin(
         sqlx::query_as(
             "SELECT b.bot, c.rows FROM unnest($1::text[]) AS b (bot)
@@ -297,7 +296,7 @@ pub(super) async fn overdue(link: &Link, overdue: Duration) -> Result<Vec<(BotId
         .collect()
 }
 
-fn read_overdue<'c>(connection: &'c mut PgConnection, overdue_ms: &'c i64) -> Work<'c, Vec<(String, i64)>> {
+fn read_overdue<'c>(connection: Session<'c>, overdue_ms: &'c i64) -> Work<'c, Vec<(String, i64)>> {
     Box::pin(
         sqlx::query_as(
             "SELECT bot, count(*) FROM events

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use sqlx::PgConnection;
 
 use super::link::{Link, Work};
 use super::rows::event_columns;
+use super::session::Session;
 use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::store::{Inspection, SEALED_A_KEY, SEALED_ROWS, Standing, StoreError};
@@ -41,7 +41,7 @@ pub(super) async fn standing(link: &Link, keys: &[EventKey]) -> Result<HashMap<E
         .collect()
 }
 
-fn read_standing<'c>(connection: &'c mut PgConnection, keys: &'c [EventKey]) -> Work<'c, Vec<StandingRecord>> {
+fn read_standing<'c>(connection: Session<'c>, keys: &'c [EventKey]) -> Work<'c, Vec<StandingRecord>> {
     let (app_ids, names): (Vec<_>, Vec<_>) = keys.iter().map(name).unzip();
     Box::pin(
         sqlx::query_as(
@@ -64,13 +64,13 @@ pub(super) async fn inspect(link: &Link, key: &EventKey) -> Result<Option<Inspec
 
 type Read = (Option<EventRecord>, Vec<ReportRecord>);
 
-fn read<'c>(connection: &'c mut PgConnection, key: &'c EventKey) -> Work<'c, Read> {
+fn read<'c>(mut connection: Session<'c>, key: &'c EventKey) -> Work<'c, Read> {
     Box::pin(async move {
         let (app_id, key) = name(key);
         let event = sqlx::query_as(INSPECT)
             .bind(&app_id)
             .bind(&key)
-            .fetch_optional(&mut *connection)
+            .fetch_optional(connection.again())
             .await?;
         let actions = sqlx::query_as(
             "SELECT idx::bigint AS idx, kind, target, uuid, state, tries::bigint AS tries, code, message_id, sender,
@@ -95,7 +95,7 @@ pub(super) async fn sealed(link: &Link, bots: &[BotId]) -> Result<Vec<(EventKey,
         .collect())
 }
 
-fn read_sealed<'c>(connection: &'c mut PgConnection, bots: &'c [BotId]) -> Work<'c, Vec<(String, String, Vec<u8>)>> {
+fn read_sealed<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<(String, String, Vec<u8>)>> {
     let bots: Vec<_> = bots.iter().map(BotId::as_str).collect();
     // The third byte says how long the key's id is, which follows it (`seal.rs`).
     Box::pin(

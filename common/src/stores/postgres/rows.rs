@@ -1,7 +1,6 @@
 //! The columns of a taken row, and its actions.
 
-use sqlx::PgConnection;
-
+use super::session::Session;
 use crate::stores::records::{ActionRecord, EventRecord};
 
 /// What [`EventRecord`] reads from `events e`. A row that the statement itself created has fence 1; its body is not sent
@@ -26,10 +25,7 @@ pub(super) use event_columns;
 
 /// The actions of taken rows. A statement of its own, never part of the one that raised the fences: that one's snapshot
 /// may be older than the commit it waited for, and would miss the actions of a plan it returns.
-pub(super) async fn actions(
-    connection: &mut PgConnection,
-    events: &[EventRecord],
-) -> Result<Vec<ActionRecord>, sqlx::Error> {
+pub(super) async fn actions(connection: Session<'_>, events: &[EventRecord]) -> Result<Vec<ActionRecord>, sqlx::Error> {
     if events.iter().all(|event| event.plan.is_none()) {
         return Ok(Vec::new());
     }

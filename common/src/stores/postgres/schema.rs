@@ -6,7 +6,9 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use super::link::{Link, Work, store_error};
+use super::fault::store_error;
+use super::link::{Link, Work};
+use super::session::Session;
 use crate::store::StoreError;
 
 /// Locked by us; a database that is ahead of this program is left as it is.
@@ -29,6 +31,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A migration that cannot get a table's lock gives way instead of queueing every later reader behind itself.
 const LOCK_TIMEOUT: &str = "3s";
 
+/// The same behind a pooler, which drops what was asked for when the connection was made.
+const BEGIN_POOLED: &str = "BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = 0; \
+     SET LOCAL idle_in_transaction_session_timeout = 0; DEALLOCATE ALL";
+
 /// All migrations together.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -41,9 +47,14 @@ pub(super) fn needed() -> i64 {
         .unwrap_or(0)
 }
 
-/// Whether the schema is there. A newer one is fine: a rolling upgrade migrates before it replaces the programs.
+/// Whether the schema is there, and may be written. A newer one is fine: a rolling upgrade migrates before it replaces the
+/// programs.
 pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
-    let found = link.run(&(), version).await?;
+    let (found, read_only) = link.run(&(), version).await?;
+    if read_only {
+        link.abandon();
+        return Err(StoreError::ReadOnly);
+    }
     if found < needed() {
         Err(StoreError::Schema {
             found,
@@ -54,17 +65,20 @@ pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
     }
 }
 
-fn version<'c>(connection: &'c mut PgConnection, (): &'c ()) -> Work<'c, i64> {
+fn version<'c>(connection: Session<'c>, (): &'c ()) -> Work<'c, (i64, bool)> {
     Box::pin(
-        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
-            .fetch_one(connection),
+        sqlx::query_as(
+            "SELECT coalesce(max(version), 0), current_setting('transaction_read_only')::boolean
+             FROM _sqlx_migrations WHERE success",
+        )
+        .fetch_one(connection),
     )
 }
 
 /// Migrates, one process at a time.
 pub(super) async fn migrate(link: &Link) -> Result<(), StoreError> {
     let mut connection = link.dedicated(LOCK_TIMEOUT).await?;
-    let outcome = match tokio::time::timeout(TIMEOUT, locked(&mut connection)).await {
+    let outcome = match tokio::time::timeout(TIMEOUT, locked(&mut connection, link.is_pooled())).await {
         Ok(outcome) => outcome,
         Err(_) => Err(StoreError::Unavailable(
             "the migration did not end within 10 min".to_owned(),
@@ -77,14 +91,18 @@ pub(super) async fn migrate(link: &Link) -> Result<(), StoreError> {
     outcome
 }
 
-async fn locked(connection: &mut PgConnection) -> Result<(), StoreError> {
+/// Holds the lock and migrates.
+async fn locked(connection: &mut PgConnection, pooled: bool) -> Result<(), StoreError> {
     let deadline = Instant::now() + PATIENCE;
-    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(|error| store_error(&error))?
-    {
+    loop {
+        let migrated = if pooled {
+            in_one_transaction(connection).await
+        } else {
+            in_a_session(connection).await
+        };
+        if migrated? {
+            return Ok(());
+        }
         if Instant::now() >= deadline {
             return Err(StoreError::Unavailable(
                 "another process has been migrating for 60 s".to_owned(),
@@ -92,6 +110,46 @@ async fn locked(connection: &mut PgConnection) -> Result<(), StoreError> {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// `false`: another process has the lock. The session's end gives it back.
+async fn in_a_session(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let locked = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(LOCK);
+    if !locked
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|error| store_error(&error))?
+    {
+        return Ok(false);
+    }
+    run(connection).await.map(|()| true)
+}
+
+/// Behind a pooler only a transaction is sure to keep its connection, so all migrations are one, and the lock is its lock.
+/// The migrator gives its statements names: those that others may have left there go before, its own go after.
+async fn in_one_transaction(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let unavailable = |error: sqlx::Error| store_error(&error);
+    let mut transaction = connection.begin_with(BEGIN_POOLED).await.map_err(unavailable)?;
+    let locked = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK);
+    if !locked
+        .persistent(false)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(unavailable)?
+    {
+        transaction.rollback().await.map_err(unavailable)?;
+        return Ok(false);
+    }
+    run(&mut transaction).await?;
+    sqlx::raw_sql("DEALLOCATE ALL")
+        .execute(&mut *transaction)
+        .await
+        .map_err(unavailable)?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(true)
+}
+
+async fn run(connection: &mut PgConnection) -> Result<(), StoreError> {
     // `run` takes any connection but, for a borrowed one, makes a future that cannot be sent; this is what it calls.
     migrations()
         .run_direct(None, connection, false)

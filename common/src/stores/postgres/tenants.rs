@@ -1,9 +1,8 @@
 //! Stopped tenants and counted calls.
 
-use sqlx::{Connection as _, PgConnection};
-
 use super::dead::audit;
 use super::link::{Link, Work};
+use super::session::Session;
 use crate::store::{Calls, Spent, Stop, Stopped, StoreError, Tally};
 use crate::stores::batch::clean;
 use crate::stores::records::{self, CallsRecord, StopRecord};
@@ -20,7 +19,7 @@ pub(super) async fn stop(link: &Link, stop: &Stop) -> Result<bool, StoreError> {
     link.run(stop, insert_stop).await
 }
 
-fn insert_stop<'c>(connection: &'c mut PgConnection, stop: &'c Stop) -> Work<'c, bool> {
+fn insert_stop<'c>(connection: Session<'c>, stop: &'c Stop) -> Work<'c, bool> {
     Box::pin(async move {
         let done = sqlx::query(
             "INSERT INTO tenant_stops (tenant, bot, code, error, stopped_at) VALUES ($1, $2, $3, $4, now())
@@ -42,7 +41,7 @@ pub(super) async fn stopped(link: &Link) -> Result<Vec<Stopped>, StoreError> {
     Ok(rows.into_iter().map(records::stopped).collect())
 }
 
-fn read_stops<'c>(connection: &'c mut PgConnection, (): &'c ()) -> Work<'c, Vec<StopRecord>> {
+fn read_stops<'c>(connection: Session<'c>, (): &'c ()) -> Work<'c, Vec<StopRecord>> {
     Box::pin(
         sqlx::query_as(
             "SELECT tenant, bot, code, error, (extract(epoch FROM stopped_at) * 1000)::bigint
@@ -57,18 +56,18 @@ pub(super) async fn resume(link: &Link, tenants: &[String], who: &str) -> Result
     link.run(&(tenants, who), delete_stops).await
 }
 
-fn delete_stops<'c>(connection: &'c mut PgConnection, (tenants, who): &'c (&[String], &str)) -> Work<'c, u64> {
+fn delete_stops<'c>(mut connection: Session<'c>, (tenants, who): &'c (&[String], &str)) -> Work<'c, u64> {
     Box::pin(async move {
         let mut transaction = connection.begin().await?;
         let resumed: Vec<String> =
             sqlx::query_scalar("DELETE FROM tenant_stops WHERE tenant = ANY ($1) RETURNING tenant")
                 .bind(*tenants)
-                .fetch_all(&mut *transaction)
+                .fetch_all(transaction.session())
                 .await?;
         let count = resumed.len();
         if count > 0 {
             let filter = format!("tenants {}", resumed.join(", "));
-            audit(&mut transaction, who, "resume", &filter, count as i64).await?;
+            audit(transaction.session(), who, "resume", &filter, count as i64).await?;
         }
         transaction.commit().await?;
         Ok(count as u64)
@@ -81,7 +80,7 @@ pub(super) async fn add_calls(link: &Link, tally: &Tally) -> Result<(), StoreErr
 }
 
 /// One statement, so that the writer's number and its calls are committed together.
-fn upsert_calls<'c>(connection: &'c mut PgConnection, tally: &'c Tally) -> Work<'c, ()> {
+fn upsert_calls<'c>(connection: Session<'c>, tally: &'c Tally) -> Work<'c, ()> {
     Box::pin(async move {
         let column = |read: fn(&Calls) -> &str| {
             let values = tally.calls.iter().map(read);
@@ -125,7 +124,7 @@ type Read = (i64, Vec<CallsRecord>);
 /// The time beside a month's calls, or beside nothing.
 type MonthRow = (i64, Option<String>, Option<String>, Option<i64>);
 
-fn read_calls<'c>(connection: &'c mut PgConnection, (): &'c ()) -> Work<'c, Read> {
+fn read_calls<'c>(connection: Session<'c>, (): &'c ()) -> Work<'c, Read> {
     Box::pin(async move {
         // Rows of both at once, so that the month and its calls belong together.
         let rows: Vec<MonthRow> = sqlx::query_as(concat!(
@@ -149,7 +148,7 @@ pub(super) async fn note_warning(link: &Link, tenant: &str, percent: u32) -> Res
     link.run(&(tenant, i64::from(percent)), insert_warning).await
 }
 
-fn insert_warning<'c>(connection: &'c mut PgConnection, (tenant, percent): &'c (&str, i64)) -> Work<'c, bool> {
+fn insert_warning<'c>(connection: Session<'c>, (tenant, percent): &'c (&str, i64)) -> Work<'c, bool> {
     Box::pin(async move {
         let noted = sqlx::query(concat!(
             "INSERT INTO budget_warnings (tenant, month, percent, at) VALUES ($1, ",

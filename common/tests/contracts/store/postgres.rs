@@ -104,7 +104,10 @@ async fn no_event_reads_the_whole_table_of_a_new_database() {
 
 #[tokio::test]
 async fn a_locked_table_is_given_up_in_time_and_leaves_the_pool_alive() {
-    let world = World::postgres().await;
+    a_locked_table_is_given_up(&World::postgres().await).await;
+}
+
+pub(super) async fn a_locked_table_is_given_up(world: &World) {
     world.start("om_1").await;
     let mut locker = PgConnection::connect(world.database().unwrap().url()).await.unwrap();
     let mut lock = locker.begin().await.unwrap();

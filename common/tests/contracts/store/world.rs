@@ -16,7 +16,7 @@ use openclaw_common::stores::postgres::Postgres;
 use openclaw_common::stores::sqlite::SqliteStore;
 use openclaw_common::time::now_ms;
 use sqlx::{AssertSqlSafe, PgPool};
-use testkit::Servers;
+use testkit::{PgBouncer, Servers};
 
 pub(super) struct World {
     pub(super) store: Arc<dyn Store>,
@@ -33,7 +33,25 @@ enum Tables {
     Postgres {
         pool: PgPool,
         database: testkit::Database,
+        /// Through which the store goes, when there is one.
+        bouncer: Option<PgBouncer>,
     },
+}
+
+impl Tables {
+    /// Where a store on PostgreSQL connects.
+    fn url(&self) -> Option<String> {
+        match self {
+            Self::Sqlite { .. } => None,
+            Self::Postgres { database, bouncer, .. } => Some(bouncer.as_ref().map_or_else(
+                || database.url().to_owned(),
+                |bouncer| {
+                    let server = database.address().to_string();
+                    database.url().replace(&server, &bouncer.address().to_string())
+                },
+            )),
+        }
+    }
 }
 
 impl World {
@@ -58,11 +76,26 @@ impl World {
 
     /// A database that nobody has migrated yet.
     pub(super) async fn empty_postgres() -> Self {
+        Self::on(Servers::postgres().await, None)
+    }
+
+    /// The store reaches its database through a PgBouncer with these settings.
+    pub(super) async fn pooled(settings: &[&str]) -> Self {
         let database = Servers::postgres().await;
+        let bouncer = PgBouncer::start(database.address(), settings).await;
+        Self::on(database, Some(bouncer))
+    }
+
+    fn on(database: testkit::Database, bouncer: Option<PgBouncer>) -> Self {
         let pool = PgPool::connect_lazy(database.url()).unwrap();
+        let tables = Tables::Postgres {
+            pool,
+            database,
+            bouncer,
+        };
         Self {
-            store: Arc::new(connect(database.url())),
-            tables: Tables::Postgres { pool, database },
+            store: Arc::new(connect(&tables.url().unwrap())),
+            tables,
         }
     }
 
@@ -71,7 +104,7 @@ impl World {
         match &self.tables {
             // The embedded store has one process only, but its handles are many.
             Tables::Sqlite { database, .. } => Arc::new(SqliteStore::new(database.clone())),
-            Tables::Postgres { database, .. } => Arc::new(connect(database.url())),
+            Tables::Postgres { .. } => Arc::new(connect(&self.tables.url().unwrap())),
         }
     }
 
@@ -169,7 +202,7 @@ pub(super) fn room(full: &[Arc<str>], per_chat: u32, limit: u32) -> Room<'_> {
     }
 }
 
-fn connect(url: &str) -> Postgres {
+pub(super) fn connect(url: &str) -> Postgres {
     Postgres::connect(&Secret::new(url), &Database::default()).unwrap()
 }
 
