@@ -496,6 +496,8 @@ pub struct Encryption {
     pub keys: BTreeMap<String, Secret>,
     /// The one that new bodies are sealed with.
     pub active: String,
+    /// While changing over: Unix milliseconds until which bodies that are not sealed pass.
+    pub accept_plain_until_ms: Option<i64>,
 }
 
 /// `console`

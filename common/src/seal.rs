@@ -2,15 +2,18 @@
 //! configured ring (AES-256-GCM).
 //!
 //! ```text
-//! 0xF5  version 1   length   key id          salt       nonce      ciphertext and tag
+//! 0xF5  version 2   length   key id          salt       nonce      ciphertext and tag
 //! 1 B   1 B         1 B      length bytes    16 B       12 B       body + 16 B
 //! ```
 //!
 //! * Each body has its own key, `BLAKE3(ring key, salt)`: with a random salt and a random nonce, 2^32 bodies under one key
 //!   (GCM's limit for random nonces, seven weeks at 1,000 events a second) are no limit any more.
-//! * The event's key is authenticated with the body: a sealed body moved to another event does not open.
+//! * What decides what is done with a body is authenticated with it: its event, its bot, its type and who made it, its chat,
+//!   and whether it is a body or a plan. Moved to another place, it does not open.
 //! * Each ciphertext names its ring key, so keys can be rotated while old bodies are about.
-//! * `0xF5` occurs in no UTF-8 text, so no plain body looks sealed. Plain bodies pass: a ring can be introduced any time.
+//! * `0xF5` occurs in no UTF-8 text, so no plain body looks sealed. With a ring a plain body is refused, or whoever can write
+//!   to broker or database could say anything in anybody's name. While a ring is introduced, `encryption.accept_plain_until`
+//!   lets the old ones pass, and those of version 1, which authenticated the event alone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,10 +24,13 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::config::Encryption;
-use crate::envelope::EventKey;
+use crate::envelope::{Envelope, EventKey};
+use crate::time;
 
 const MAGIC: u8 = 0xF5;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Authenticates the event's key and nothing else.
+const OLDER: u8 = 1;
 const SALT: usize = 16;
 const NONCE: usize = 12;
 const TAG: usize = 16;
@@ -34,6 +40,17 @@ const TAG: usize = 16;
 pub struct KeyRing {
     keys: BTreeMap<String, Zeroizing<[u8; 32]>>,
     active: Option<String>,
+    /// Unix milliseconds until which plain bodies and those of an older version pass.
+    changing_over_until: i64,
+}
+
+/// Which part of an event is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// What came in.
+    Body,
+    /// What is to go out.
+    Plan,
 }
 
 /// The key ring is wrong: the operator's fault.
@@ -64,6 +81,18 @@ pub enum OpenError {
     /// Damaged, tampered with, moved from another event, or the ring's key of that id is another one.
     #[error("the body does not open with key `{0}`: the key or the body is not what it was")]
     Damaged(String),
+    /// Somebody put it there past ingest, or it is from before the ring was configured.
+    #[error(
+        "the body is not sealed although `encryption.keys` is configured: if it is from before that, set \
+         `encryption.accept_plain_until` to a time until which such bodies pass"
+    )]
+    Plain,
+    /// From before everything that counts was authenticated.
+    #[error(
+        "the body is sealed with key `{0}` in the way of an older version: set `encryption.accept_plain_until` to a time \
+         until which such bodies pass"
+    )]
+    Older(String),
     /// Made by a newer program, or damaged.
     #[error("the body is sealed in a way this program does not know")]
     Unknown,
@@ -96,55 +125,77 @@ impl KeyRing {
         Ok(Self {
             keys,
             active: Some(config.active.clone()),
+            changing_over_until: config.accept_plain_until_ms.unwrap_or(0),
         })
     }
 
-    /// Seals the body of the event `key` with the active key; the empty ring gives it back as it is.
+    /// Seals a part of an event with the active key; the empty ring gives it back as it is.
     ///
     /// # Errors
     /// For a body beyond AES-GCM's limit.
-    pub fn seal(&self, key: &EventKey, body: Bytes) -> Result<Bytes, SealError> {
+    pub fn seal(&self, event: &Envelope, part: Part, plain: Bytes) -> Result<Bytes, SealError> {
         let Some((id, secret)) = self.active.as_ref().and_then(|id| self.keys.get_key_value(id)) else {
-            return Ok(body);
+            return Ok(plain);
         };
         let salt: [u8; SALT] = rand::random();
         let nonce: [u8; NONCE] = rand::random();
-        let mut sealed = Vec::with_capacity(3 + id.len() + SALT + NONCE + body.len() + TAG);
+        let mut sealed = Vec::with_capacity(3 + id.len() + SALT + NONCE + plain.len() + TAG);
         sealed.extend_from_slice(&[MAGIC, VERSION, u8::try_from(id.len()).map_err(|_| SealError)?]);
         sealed.extend_from_slice(id.as_bytes());
         sealed.extend_from_slice(&salt);
         sealed.extend_from_slice(&nonce);
         let start = sealed.len();
-        sealed.extend_from_slice(&body);
+        sealed.extend_from_slice(&plain);
         let tag = cipher(secret, &salt)
-            .encrypt_inout_detached(&nonce.into(), &associated(key), (&mut sealed[start..]).into())
+            .encrypt_inout_detached(&nonce.into(), &associated(event, part), (&mut sealed[start..]).into())
             .map_err(|_| SealError)?;
         sealed.extend_from_slice(&tag);
         Ok(sealed.into())
     }
 
-    /// The body of the event `key` as it was before [`KeyRing::seal`]; a body that was never sealed as it is.
+    /// A part of an event as it was before [`KeyRing::seal`].
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(&self, key: &EventKey, body: &Bytes) -> Result<Bytes, OpenError> {
+    pub fn open(&self, event: &Envelope, part: Part, body: &Bytes) -> Result<Bytes, OpenError> {
         if body.first() != Some(&MAGIC) {
-            return Ok(body.clone());
+            return if self.active.is_none() || self.is_changing_over() {
+                Ok(body.clone())
+            } else {
+                Err(OpenError::Plain)
+            };
         }
         let sealed = Sealed::read(body).ok_or(OpenError::Unknown)?;
         let id = || sealed.id.to_owned();
         let secret = self.keys.get(sealed.id).ok_or_else(|| OpenError::MissingKey(id()))?;
+        let associated = match sealed.version {
+            VERSION => associated(event, part),
+            _ if self.is_changing_over() => associated_before(&event.key),
+            _ => return Err(OpenError::Older(id())),
+        };
         let mut plain = sealed.ciphertext.to_vec();
         cipher(secret, &sealed.salt)
             .decrypt_inout_detached(
                 &sealed.nonce.into(),
-                &associated(key),
+                &associated,
                 plain.as_mut_slice().into(),
                 &sealed.tag.into(),
             )
             .map_err(|_| OpenError::Damaged(id()))?;
         Ok(plain.into())
     }
+
+    fn is_changing_over(&self) -> bool {
+        time::now_ms() < self.changing_over_until
+    }
+}
+
+/// How a body is sealed, ring key and version: bodies that have it in common open together or not at all. `None` when it is
+/// not sealed, or not in a way known here.
+#[must_use]
+pub fn manner(body: &[u8]) -> Option<&[u8]> {
+    let sealed = Sealed::read(body)?;
+    body.get(..3 + sealed.id.len())
 }
 
 /// The id of the ring key that a body is sealed with; `None` when it is not sealed, or not in a way known here.
@@ -154,6 +205,7 @@ pub fn key_id(body: &[u8]) -> Option<&str> {
 }
 
 struct Sealed<'body> {
+    version: u8,
     id: &'body str,
     salt: [u8; SALT],
     nonce: [u8; NONCE],
@@ -163,7 +215,7 @@ struct Sealed<'body> {
 
 impl<'body> Sealed<'body> {
     fn read(body: &'body [u8]) -> Option<Self> {
-        let [MAGIC, VERSION, length, rest @ ..] = body else {
+        let [MAGIC, version @ (OLDER | VERSION), length, rest @ ..] = body else {
             return None;
         };
         let (id, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -171,6 +223,7 @@ impl<'body> Sealed<'body> {
         let (nonce, rest) = rest.split_first_chunk()?;
         let (ciphertext, tag) = rest.split_last_chunk()?;
         Some(Self {
+            version: *version,
             id: std::str::from_utf8(id).ok()?,
             salt: *salt,
             nonce: *nonce,
@@ -185,8 +238,32 @@ fn cipher(secret: &[u8; 32], salt: &[u8; SALT]) -> Aes256Gcm {
     Aes256Gcm::new((&*key).into())
 }
 
-/// The event key as one string of bytes; the length keeps two different keys different.
-fn associated(key: &EventKey) -> Vec<u8> {
+/// What is authenticated with a part of an event, as one string of bytes; the lengths keep different events different.
+fn associated(event: &Envelope, part: Part) -> Vec<u8> {
+    let mut bytes = vec![match part {
+        Part::Body => b'b',
+        Part::Plan => b'p',
+    }];
+    bytes.extend_from_slice(&event.origin.as_number().to_be_bytes());
+    let texts = [
+        &*event.key.app_id,
+        &*event.key.key,
+        event.bot.as_str(),
+        &*event.event_type,
+        &*event.chat,
+        &*event.tenant,
+    ];
+    for text in texts {
+        // As the databases store it: an event whose body is read back has no other name.
+        let text = text.replace('\0', "\u{fffd}");
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+/// The same in version 1.
+fn associated_before(key: &EventKey) -> Vec<u8> {
     [
         &(key.app_id.len() as u64).to_be_bytes()[..],
         key.app_id.as_bytes(),

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 use crate::priority::Priority;
+use crate::seal::Part;
 
 mod dead_letters;
 mod inspection;
@@ -116,12 +117,13 @@ pub trait Store: Send + Sync + 'static {
     /// When the database cannot answer.
     async fn inspect(&self, key: &EventKey) -> Result<Option<Inspection>, StoreError>;
 
-    /// Sealed bodies and plans of what `bots` have still to do, a few ([`SEALED_A_KEY`]) for each key they are sealed with:
-    /// who cannot open them has the wrong key ring. Looks at [`SEALED_ROWS`] rows of a bot and state, not at all of them.
+    /// Bodies and plans of what `bots` have still to do, a few ([`PARTS_A_MANNER`]) for each [manner](crate::seal::manner) in
+    /// which they are sealed, or not: who cannot open them has the wrong key ring. Looks at [`PARTS_ROWS`] rows of a bot and
+    /// state, not at all of them.
     ///
     /// # Errors
     /// When the database cannot answer.
-    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError>;
+    async fn parts(&self, bots: &[BotId]) -> Result<Vec<StoredPart>, StoreError>;
 
     /// Dead letters by filter, newest first unless the filter says otherwise, at most `limit`.
     ///
@@ -219,11 +221,22 @@ pub const UNFINISHED_PAGE: usize = 500;
 /// [`Store::waiting`] counts no further: a number for a graph must not cost a walk over millions of rows.
 pub const WAITING_COUNTED: u32 = 100_000;
 
-/// [`Store::sealed`] looks at so many rows of a bot and state: at a start nobody waits for a walk over a backlog.
-pub const SEALED_ROWS: u32 = 100;
+/// [`Store::parts`] looks at so many rows of a bot and state: at a start nobody waits for a walk over a backlog.
+pub const PARTS_ROWS: u32 = 100;
 
-/// [`Store::sealed`] gives so many for each key: a single one may be damaged.
-pub const SEALED_A_KEY: u32 = 3;
+/// [`Store::parts`] gives so many of each manner: a single one may be damaged.
+pub const PARTS_A_MANNER: u32 = 3;
+
+/// A body or plan as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    /// Its event, without the body.
+    pub event: Envelope,
+    /// Which part of it.
+    pub part: Part,
+    /// Sealed or not.
+    pub bytes: Bytes,
+}
 
 /// Why the Store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ use openclaw_common::cache::{Cache, Claim};
 use openclaw_common::envelope::{Envelope, EventKey};
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{Link, Queue};
-use openclaw_common::seal::KeyRing;
+use openclaw_common::seal::{KeyRing, Part};
 use openclaw_common::telemetry;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -139,7 +139,7 @@ impl Acceptor {
         held: impl Send + 'static,
     ) -> Result<Stored, Refusal> {
         let body = std::mem::take(&mut envelope.body);
-        envelope.body = self.keys.seal(&envelope.key, body).map_err(|error| {
+        envelope.body = self.keys.seal(&envelope, Part::Body, body).map_err(|error| {
             tracing::error!(bot = %envelope.bot, event = %envelope.key, %error, "an event could not be sealed");
             Refusal::unavailable()
         })?;

@@ -13,5 +13,6 @@ mod openclaw {
     mod oddities;
     mod pipeline;
     mod pools;
+    mod sealing;
     mod send;
 }

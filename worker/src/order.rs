@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openclaw_common::envelope::{Envelope, EventKey, Origin};
 use openclaw_common::queue::Receipt;
+use openclaw_common::seal::Part;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{Burial, Row};
 use openclaw_common::{telemetry, time};
@@ -41,7 +42,7 @@ pub(crate) fn is_conflict(row: &Row) -> bool {
 pub(crate) fn read(engine: &Engine, row: &Row) -> Option<Result<SendOrder, String>> {
     let envelope = &row.envelope;
     let decode = || {
-        let body = engine.keys.open(&envelope.key, &envelope.body);
+        let body = engine.keys.open(envelope, Part::Body, &envelope.body);
         let body = body.map_err(|error| error.to_string())?;
         SendOrder::decode(&body).map_err(|error| error.to_string())
     };
@@ -71,7 +72,7 @@ pub(crate) fn plan(order: SendOrder) -> Plan {
 
 /// Whether a delivery brings what its row has.
 pub(crate) fn is_same(engine: &Engine, first: &Envelope, second: &Envelope) -> bool {
-    let opened = |envelope: &Envelope| engine.keys.open(&first.key, &envelope.body);
+    let opened = |envelope: &Envelope| engine.keys.open(envelope, Part::Body, &envelope.body);
     match (opened(first), opened(second)) {
         (Ok(first), Ok(second)) => first == second,
         (Err(error), _) | (_, Err(error)) => {
@@ -126,17 +127,17 @@ async fn compare(engine: &Engine, second: &Envelope, receipt: Receipt) {
 
 /// The second body under a key of its own.
 fn other(engine: &Engine, second: &Envelope) -> Result<Envelope, String> {
-    let body = engine.keys.open(&second.key, &second.body);
+    let body = engine.keys.open(second, Part::Body, &second.body);
     let body = body.map_err(|error| error.to_string())?;
     let print = blake3::hash(&body).to_hex();
     let EventKey { app_id, key } = &second.key;
-    let key = EventKey::new(app_id.clone(), format!("{key}{OTHER}{}", &print[..16]));
-    let body = engine.keys.seal(&key, body).map_err(|error| error.to_string())?;
-    Ok(Envelope {
-        key,
-        body,
+    let mut other = Envelope {
+        key: EventKey::new(app_id.clone(), format!("{key}{OTHER}{}", &print[..16])),
         ..second.clone()
-    })
+    };
+    let sealed = engine.keys.seal(&other, Part::Body, body);
+    other.body = sealed.map_err(|error| error.to_string())?;
+    Ok(other)
 }
 
 #[cfg(test)]

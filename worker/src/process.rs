@@ -15,6 +15,7 @@ use openclaw_common::fail_point::fail_point;
 use openclaw_common::pool::Pool;
 use openclaw_common::queue::Receipt;
 use openclaw_common::quota::Urgency;
+use openclaw_common::seal::Part;
 use openclaw_common::send::SendOrder;
 use openclaw_common::store::{ActionOutcome, ActionState, Change, NewAction, Row, Step, Wait};
 use openclaw_common::{action_uuid, backoff, outside, telemetry, time};
@@ -158,7 +159,7 @@ impl Run {
         }
         let (plan, first_send) = match &row.plan {
             Some(bytes) => match self
-                .open(row, bytes)
+                .open(row, Part::Plan, bytes)
                 .and_then(|open| Plan::decode(&open).map_err(|error| error.to_string()))
             {
                 Ok(plan) => (plan, false),
@@ -376,7 +377,7 @@ impl Run {
                 tried: index == 0 && !Pool::is_face(&self.bot),
             })
             .collect();
-        match self.engine.keys.seal(&row.envelope.key, plan.encode()) {
+        match self.engine.keys.seal(&row.envelope, Part::Plan, plan.encode()) {
             Ok(plan) => {
                 // A message that one of these made may be this very one: then the plan is refused, once they are recorded.
                 self.engine.unrecorded.passed(&self.engine.people, &self.bot, row).await;
@@ -450,7 +451,7 @@ impl Run {
     }
 
     fn event(&self, row: &Row) -> Result<Event, String> {
-        let body = self.open(row, &row.envelope.body)?;
+        let body = self.open(row, Part::Body, &row.envelope.body)?;
         let event = Event::parse(&row.envelope, &body).map_err(|error| error.to_string())?;
         if let Some(message) = &event.message {
             let person = match message.chat_type.as_str() {
@@ -465,10 +466,10 @@ impl Run {
         Ok(event)
     }
 
-    fn open(&self, row: &Row, bytes: &Bytes) -> Result<Bytes, String> {
+    fn open(&self, row: &Row, part: Part, bytes: &Bytes) -> Result<Bytes, String> {
         self.engine
             .keys
-            .open(&row.envelope.key, bytes)
+            .open(&row.envelope, part, bytes)
             .map_err(|error| error.to_string())
     }
 

@@ -200,7 +200,12 @@ fn encryption(section: &mut Section<'_>, encryption: &mut Option<Encryption>) {
             Err("is not the name of one of encryption.keys".to_owned())
         }
     });
-    *encryption = active.map(|active| Encryption { keys, active });
+    let accept_plain_until_ms = section.take("accept_plain_until", scalar::time_ms);
+    *encryption = active.map(|active| Encryption {
+        keys,
+        active,
+        accept_plain_until_ms,
+    });
 }
 
 fn is_key_id(name: &str) -> bool {

@@ -333,6 +333,12 @@ pub const KEYS: &[Key] = &[
         "2026a",
         "The key that new bodies are sealed with.",
     ),
+    example(
+        "encryption.accept_plain_until",
+        "time",
+        "2026-12-01T00:00:00Z",
+        "With keys a body that is not sealed is refused (a dead letter, `unreadable`). While keys are introduced: a time until which bodies from before pass, later than the oldest of them is done with.",
+    ),
     key("console.host", ADDRESS, "127.0.0.1", "Address the console listens on."),
     key("console.port", PORT, "9100", "Port the console listens on."),
     example(

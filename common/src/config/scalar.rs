@@ -111,6 +111,13 @@ pub(super) fn duration(least: Duration) -> impl Fn(&str) -> Parsed<Duration> {
     }
 }
 
+/// A time of day and date, as Unix milliseconds.
+pub(super) fn time_ms(text: &str) -> Parsed<i64> {
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    time.map(jiff::Timestamp::as_millisecond)
+        .map_err(|_| "is not a time: write it such as 2026-12-01T00:00:00Z".to_owned())
+}
+
 /// A duration as the configuration writes it, in the largest unit that divides it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();

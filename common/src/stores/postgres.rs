@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::checkup::Finding;
@@ -29,7 +28,7 @@ use crate::envelope::EventKey;
 use crate::secret::Secret;
 use crate::store::{
     Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent, Standing,
-    State, Stop, Stopped, Store, StoreError, Tally, Unfinished,
+    State, Stop, Stopped, Store, StoreError, StoredPart, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use link::{Link, Work};
@@ -109,8 +108,8 @@ impl Store for Postgres {
         look::inspect(&self.link, key).await
     }
 
-    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
-        look::sealed(&self.link, bots).await
+    async fn parts(&self, bots: &[BotId]) -> Result<Vec<StoredPart>, StoreError> {
+        look::parts(&self.link, bots).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey, Origin};
 use crate::priority::Priority;
+use crate::seal::Part;
 use crate::store::{
     ActionReport, ActionRow, ActionState, Arrival, Begun, Behind, Calls, DeadLetter, Inspection, Row, Spent, Standing,
-    State, Stop, Stopped, StoreError,
+    State, Stop, Stopped, StoreError, StoredPart,
 };
 
 use super::batch::Distinct;
@@ -66,6 +67,21 @@ pub(super) struct StandingRecord {
     attempt: i64,
     replay_gen: i64,
     due_in_ms: Option<i64>,
+}
+
+/// A body or plan, and what is authenticated with it.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct PartRecord {
+    app_id: String,
+    key: String,
+    bot: String,
+    chat: String,
+    event_type: String,
+    /// `None` in a row of an older program.
+    origin: Option<i64>,
+    tenant: String,
+    is_plan: bool,
+    bytes: Vec<u8>,
 }
 
 /// One action of an inspected event.
@@ -204,6 +220,28 @@ fn group(actions: Vec<ActionRecord>, events: usize) -> Result<Vec<Vec<ActionRow>
             });
     }
     Ok(by_event)
+}
+
+impl PartRecord {
+    /// The contract's part.
+    pub(super) fn into_part(self) -> Result<StoredPart, StoreError> {
+        Ok(StoredPart {
+            event: Envelope {
+                origin: origin(self.origin, &self.event_type)?,
+                key: EventKey::new(self.app_id, self.key),
+                bot: bot(&self.bot)?,
+                event_type: self.event_type.into(),
+                chat: self.chat.into(),
+                tenant: self.tenant.into(),
+                created_ms: 0,
+                received_ms: 0,
+                traceparent: None,
+                body: Bytes::new(),
+            },
+            part: if self.is_plan { Part::Plan } else { Part::Body },
+            bytes: self.bytes.into(),
+        })
+    }
 }
 
 impl DeadRecord {

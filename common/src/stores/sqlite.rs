@@ -17,14 +17,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::sqlite::Sqlite;
 use crate::store::{
     Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent, Standing,
-    State, Stop, Stopped, Store, StoreError, Tally, Unfinished,
+    State, Stop, Stopped, Store, StoreError, StoredPart, Tally, Unfinished,
 };
 use crate::stores::batch::millis;
 use crate::time::now_ms;
@@ -94,8 +93,8 @@ impl Store for SqliteStore {
         look::inspect(&self.database, key).await
     }
 
-    async fn sealed(&self, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
-        look::sealed(&self.database, bots).await.map_err(store_error)
+    async fn parts(&self, bots: &[BotId]) -> Result<Vec<StoredPart>, StoreError> {
+        look::parts(&self.database, bots).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {

@@ -66,7 +66,7 @@ promises!(
         a_renewed_action_has_a_new_uuid_and_a_new_hour,
         a_chosen_sender_is_there_for_whoever_comes_next,
         looking_at_an_event_takes_nothing_up,
-        of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each_key,
+        of_what_is_left_to_do_a_few_parts_are_given_for_each_manner,
         only_handler_starts_that_ended_badly_add_up,
         age_counts_from_acceptance_and_is_never_negative,
         odd_text_harms_no_other_event_of_its_batch,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use openclaw_common::bot::{BotSet, Bots};
 use openclaw_common::config::{Encryption, Rate, Toast};
 use openclaw_common::envelope::EventKey;
-use openclaw_common::seal::{KeyRing, key_id};
+use openclaw_common::seal::{KeyRing, Part, manner};
 use openclaw_common::secret::Secret;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -487,6 +487,7 @@ async fn with_a_key_ring_the_queue_holds_no_readable_body() {
         KeyRing::new(&Encryption {
             keys: [("2026a".to_owned(), key)].into(),
             active: "2026a".to_owned(),
+            accept_plain_until_ms: None,
         })
         .unwrap()
     };
@@ -496,8 +497,11 @@ async fn with_a_key_ring_the_queue_holds_no_readable_body() {
     let body = message(&bot, "om_1");
     assert_eq!(Push::event(&bot, &body).send(node.address).await.status, 200);
     let sealed = taken(&backends.queue, &bot, 1).await.remove(0);
-    assert_eq!(key_id(&sealed.body), Some("2026a"));
-    assert_eq!(ring().open(&sealed.key, &sealed.body).unwrap(), body.to_string());
+    assert!(manner(&sealed.body).is_some_and(|manner| manner.ends_with(b"2026a")));
+    assert_eq!(
+        ring().open(&sealed, Part::Body, &sealed.body).unwrap(),
+        body.to_string()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

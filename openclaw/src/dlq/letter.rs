@@ -2,7 +2,7 @@
 //! for.
 
 use jiff::Timestamp;
-use openclaw_common::seal::KeyRing;
+use openclaw_common::seal::{KeyRing, OpenError, Part};
 use openclaw_common::store::{ActionReport, DeadLetter, Inspection};
 use serde::Serialize;
 use serde_json::Value;
@@ -110,12 +110,14 @@ impl<'a> Details<'a> {
         event: Option<&'a Inspection>,
         keys: Option<&KeyRing>,
     ) -> Result<Self, Failure> {
-        let open = |bytes| match keys.zip(bytes) {
-            Some((keys, bytes)) => match keys.open(&letter.key, bytes) {
+        let open = |part, bytes: Option<&_>| match (keys, event, bytes) {
+            (Some(keys), Some(event), Some(bytes)) => match keys.open(&event.envelope, part, bytes) {
                 Ok(open) => Ok(Some(readable(&open))),
+                // Nothing is done with what is only shown, and it is what the letter is about.
+                Err(OpenError::Plain) => Ok(Some(readable(bytes))),
                 Err(error) => Err(Failure::usage(format!("dead letter {}: {error}", letter.id))),
             },
-            None => Ok(None),
+            _ => Ok(None),
         };
         Ok(Self {
             line: Line::of(letter),
@@ -127,8 +129,8 @@ impl<'a> Details<'a> {
             actions: event
                 .map(|event| event.actions.iter().map(Action::of).collect())
                 .unwrap_or_default(),
-            body: open(event.map(|event| &event.envelope.body))?,
-            plan: open(event.and_then(|event| event.plan.as_ref()))?,
+            body: open(Part::Body, event.map(|event| &event.envelope.body))?,
+            plan: open(Part::Plan, event.and_then(|event| event.plan.as_ref()))?,
         })
     }
 

@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::store::{
     self, Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent,
-    Standing, State, Step, Stopped, Store, StoreError, Tally, Unfinished,
+    Standing, State, Step, Stopped, Store, StoreError, StoredPart, Tally, Unfinished,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -135,7 +134,7 @@ store! {
     bury(deaths: &[Burial]) -> ();
     standing(keys: &[EventKey]) -> HashMap<EventKey, Standing>;
     inspect(key: &EventKey) -> Option<Inspection>;
-    sealed(bots: &[BotId]) -> Vec<(EventKey, Bytes)>;
+    parts(bots: &[BotId]) -> Vec<StoredPart>;
     dead_letters(filter: &DeadFilter, limit: u32) -> Vec<DeadLetter>;
     count_dead(filter: &DeadFilter) -> HashMap<String, u64>;
     replay(order: &Replay) -> Replayed;

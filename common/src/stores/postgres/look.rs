@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
-
 use super::link::{Link, Work};
 use super::rows::event_columns;
 use super::session::Session;
 use crate::bot::BotId;
 use crate::envelope::EventKey;
-use crate::store::{Inspection, SEALED_A_KEY, SEALED_ROWS, Standing, StoreError};
+use crate::store::{Inspection, PARTS_A_MANNER, PARTS_ROWS, Standing, StoreError, StoredPart};
 use crate::stores::batch::name;
-use crate::stores::records::{EventRecord, ReportRecord, StandingRecord, inspection};
+use crate::stores::records::{EventRecord, PartRecord, ReportRecord, StandingRecord, inspection};
 
 const INSPECT: &str = concat!(
     "SELECT ",
@@ -86,23 +84,22 @@ fn read<'c>(mut connection: Session<'c>, key: &'c EventKey) -> Work<'c, Read> {
     })
 }
 
-/// [`crate::store::Store::sealed`]
-pub(super) async fn sealed(link: &Link, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, StoreError> {
-    let found = link.run(bots, read_sealed).await?;
-    Ok(found
-        .into_iter()
-        .map(|(app_id, key, sealed)| (EventKey::new(app_id, key), sealed.into()))
-        .collect())
+/// [`crate::store::Store::parts`]
+pub(super) async fn parts(link: &Link, bots: &[BotId]) -> Result<Vec<StoredPart>, StoreError> {
+    let found = link.run(bots, read_parts).await?;
+    found.into_iter().map(PartRecord::into_part).collect()
 }
 
-fn read_sealed<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<(String, String, Vec<u8>)>> {
+fn read_parts<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<PartRecord>> {
     let bots: Vec<_> = bots.iter().map(BotId::as_str).collect();
     // The third byte says how long the key's id is, which follows it (`seal.rs`).
     Box::pin(
         sqlx::query_as(
-            "SELECT app_id, key, sealed FROM (
-                 SELECT e.app_id, e.key, s.sealed,
-                        row_number() OVER (PARTITION BY substring(s.sealed FROM 1 FOR 3 + get_byte(s.sealed, 2))) AS place
+            "SELECT app_id, key, bot, chat, event_type, origin, tenant, is_plan, bytes FROM (
+                 SELECT e.app_id, e.key, e.bot, e.chat, e.type AS event_type, e.origin::bigint AS origin, e.tenant, s.is_plan, s.bytes,
+                        row_number() OVER (PARTITION BY CASE
+                            WHEN substring(s.bytes FROM 1 FOR 1) = '\\xf5' AND length(s.bytes) > 3
+                            THEN substring(s.bytes FROM 1 FOR 3 + get_byte(s.bytes, 2)) END) AS place
                  FROM unnest($1::text[]) AS b (bot)
                  CROSS JOIN LATERAL (
                      (SELECT * FROM events WHERE bot = b.bot AND state <> 'waiting' AND state = 'received' LIMIT $2)
@@ -111,13 +108,13 @@ fn read_sealed<'c>(connection: Session<'c>, bots: &'c [BotId]) -> Work<'c, Vec<(
                      UNION ALL
                      (SELECT * FROM events WHERE bot = b.bot AND state = 'waiting' LIMIT $2)
                  ) e
-                 CROSS JOIN LATERAL (VALUES (e.envelope), (e.plan)) AS s (sealed)
-                 WHERE substring(s.sealed FROM 1 FOR 1) = '\\xf5' AND length(s.sealed) > 3
+                 CROSS JOIN LATERAL (VALUES (e.envelope, false), (e.plan, true)) AS s (bytes, is_plan)
+                 WHERE s.bytes IS NOT NULL
              ) each WHERE place <= $3",
         )
         .bind(bots)
-        .bind(i64::from(SEALED_ROWS))
-        .bind(i64::from(SEALED_A_KEY))
+        .bind(i64::from(PARTS_ROWS))
+        .bind(i64::from(PARTS_A_MANNER))
         .fetch_all(connection),
     )
 }

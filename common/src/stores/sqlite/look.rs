@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
-
 use super::input::json;
 use super::rows::event_columns;
 use super::store_error;
@@ -11,9 +9,9 @@ use crate::bot::BotId;
 use crate::envelope::EventKey;
 use crate::seal;
 use crate::sqlite::Sqlite;
-use crate::store::{Inspection, SEALED_A_KEY, SEALED_ROWS, Standing, State, StoreError};
+use crate::store::{Inspection, PARTS_A_MANNER, PARTS_ROWS, Standing, State, StoreError, StoredPart};
 use crate::stores::batch::name;
-use crate::stores::records::{EventRecord, ReportRecord, StandingRecord, inspection};
+use crate::stores::records::{EventRecord, PartRecord, ReportRecord, StandingRecord, inspection};
 use crate::time::now_ms;
 
 const INSPECT: &str = concat!(
@@ -76,18 +74,19 @@ async fn read(database: &Sqlite, key: &EventKey) -> Result<(Option<EventRecord>,
     Ok((event, actions))
 }
 
-/// [`crate::store::Store::sealed`]
-pub(super) async fn sealed(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(EventKey, Bytes)>, sqlx::Error> {
+/// [`crate::store::Store::parts`]
+pub(super) async fn parts(database: &Sqlite, bots: &[BotId]) -> Result<Vec<StoredPart>, StoreError> {
     let mut found = Vec::new();
-    let mut of_key: HashMap<String, u32> = HashMap::new();
+    let mut of_manner: HashMap<Vec<u8>, u32> = HashMap::new();
     for bot in bots {
         for state in [State::Received, State::Planned, State::Waiting] {
-            for (app_id, key, bytes) in read_bytes(database, bot, state).await? {
-                let Some(id) = seal::key_id(&bytes) else { continue };
-                let count = of_key.entry(id.to_owned()).or_default();
+            for record in read_parts(database, bot, state).await.map_err(store_error)? {
+                let part = record.into_part()?;
+                let manner = seal::manner(&part.bytes).unwrap_or_default().to_vec();
+                let count = of_manner.entry(manner).or_default();
                 *count += 1;
-                if *count <= SEALED_A_KEY {
-                    found.push((EventKey::new(app_id, key), bytes.into()));
+                if *count <= PARTS_A_MANNER {
+                    found.push(part);
                 }
             }
         }
@@ -95,24 +94,20 @@ pub(super) async fn sealed(database: &Sqlite, bots: &[BotId]) -> Result<Vec<(Eve
     Ok(found)
 }
 
-/// Bodies and plans, sealed or not.
-async fn read_bytes(
-    database: &Sqlite,
-    bot: &BotId,
-    state: State,
-) -> Result<Vec<(String, String, Vec<u8>)>, sqlx::Error> {
+async fn read_parts(database: &Sqlite, bot: &BotId, state: State) -> Result<Vec<PartRecord>, sqlx::Error> {
     sqlx::query_as(
         "WITH some AS (
-             SELECT app_id, key, envelope, plan FROM events INDEXED BY events_by_state
+             SELECT app_id, key, bot, chat, type AS event_type, origin, tenant, envelope, plan
+             FROM events INDEXED BY events_by_state
              WHERE bot = ?1 AND state = ?2 LIMIT ?3
          )
-         SELECT app_id, key, envelope FROM some
+         SELECT app_id, key, bot, chat, event_type, origin, tenant, false AS is_plan, envelope AS bytes FROM some
          UNION ALL
-         SELECT app_id, key, plan FROM some WHERE plan IS NOT NULL",
+         SELECT app_id, key, bot, chat, event_type, origin, tenant, true, plan FROM some WHERE plan IS NOT NULL",
     )
     .bind(bot.as_str())
     .bind(state.as_str())
-    .bind(SEALED_ROWS)
+    .bind(PARTS_ROWS)
     .fetch_all(&database.reader)
     .await
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Encryption;
 use openclaw_common::envelope::{Envelope, EventKey, Origin, SEND};
-use openclaw_common::seal::{self, KeyRing};
+use openclaw_common::seal::{self, KeyRing, Part};
 use openclaw_common::secret::Secret;
 use openclaw_common::store::{
     ActionOutcome, ActionRow, ActionState, Arrival, Begun, Change, Intent, NewAction, State, Step, Wait,
@@ -452,21 +452,22 @@ pub(super) async fn looking_at_an_event_takes_nothing_up(world: World) {
     assert!(sent.actions[0].sent_ms.is_some());
 }
 
-pub(super) async fn of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each_key(world: World) {
-    let seal = |id: &str, name: &str, body: &'static str| {
+pub(super) async fn of_what_is_left_to_do_a_few_parts_are_given_for_each_manner(world: World) {
+    let seal = |id: &str, name: &str, part: Part, body: &'static str| {
         let keys = [(id.to_owned(), Secret::new("0a".repeat(32)))].into();
         let ring = KeyRing::new(&Encryption {
             keys,
             active: id.to_owned(),
+            accept_plain_until_ms: None,
         });
-        ring.unwrap().seal(&key(name), body.into()).unwrap()
+        ring.unwrap().seal(&envelope(name, "oc_1"), part, body.into()).unwrap()
     };
     let mut arrivals: Vec<_> = ["held_1", "held_2", "held_3", "held_4"]
         .map(|name| (name, "a", Intent::Hold))
         .into();
     arrivals.extend([("waits", "bb", Intent::Park), ("ends", "c", Intent::Hold)]);
     let arrivals = arrivals.into_iter().map(|(name, id, intent)| {
-        let body = seal(id, name, "{}");
+        let body = seal(id, name, Part::Body, "{}");
         let envelope = Arc::new(Envelope {
             body,
             ..envelope(name, "oc_1")
@@ -475,17 +476,34 @@ pub(super) async fn of_what_is_left_to_do_a_few_sealed_bodies_are_given_for_each
     });
     world.begin(arrivals.collect()).await;
     let planned = world.start("in_the_clear").await;
-    let step = plan_of(&seal("d", "in_the_clear", "plan"), 1);
+    let step = plan_of(&seal("d", "in_the_clear", Part::Plan, "plan"), 1);
     assert!(world.step(&planned, step).await);
     assert!(world.step(&world.again("ends").await, Step::Finish(Vec::new())).await);
     let bots = [bot(), BotId::new("bot2").unwrap()];
-    let sealed = world.store.sealed(&bots).await.unwrap();
-    let mut ids: Vec<_> = sealed.iter().filter_map(|(_, body)| seal::key_id(body)).collect();
-    ids.sort_unstable();
-    assert_eq!(ids, ["a", "a", "a", "bb", "d"]);
-    let (event, body) = sealed.iter().find(|(_, body)| seal::key_id(body) == Some("d")).unwrap();
-    assert_eq!((event, body.len()), (&key("in_the_clear"), 3 + 1 + 16 + 12 + 4 + 16));
-    assert!(world.store.sealed(&bots[1..]).await.unwrap().is_empty());
+    let parts = world.store.parts(&bots).await.unwrap();
+    let mut manners: Vec<_> = parts.iter().map(|part| seal::manner(&part.bytes)).collect();
+    manners.sort_unstable();
+    let (a, bb, d) = (b"\xf5\x02\x01a", b"\xf5\x02\x02bb", b"\xf5\x02\x01d");
+    assert_eq!(
+        manners,
+        [None, Some(&a[..]), Some(a), Some(a), Some(d), Some(&bb[..])],
+        "the body of `in_the_clear` is among them"
+    );
+    let plan = parts.iter().find(|part| seal::manner(&part.bytes) == Some(d)).unwrap();
+    assert_eq!((plan.part, plan.bytes.len()), (Part::Plan, 3 + 1 + 16 + 12 + 4 + 16));
+    let expected = envelope("in_the_clear", "oc_1");
+    let event = &plan.event;
+    assert_eq!(
+        (&event.key, &event.bot, &event.event_type, &event.chat, &event.tenant),
+        (
+            &expected.key,
+            &expected.bot,
+            &expected.event_type,
+            &expected.chat,
+            &expected.tenant
+        )
+    );
+    assert!(world.store.parts(&bots[1..]).await.unwrap().is_empty());
 }
 
 /// An event that was answered with this message.
