@@ -65,7 +65,10 @@ async fn a_body_moved_to_another_chat_becomes_a_dead_letter_that_says_why() {
         )
         .await;
     assert_eq!(moved.0, 1);
-    eventually("the moved one is given up", Duration::from_secs(40), async || world.rows().await.dead == 1).await;
+    eventually("the moved one is given up", Duration::from_secs(40), async || {
+        world.rows().await.dead == 1
+    })
+    .await;
     let letter: (String, String) = world.row("SELECT class, error FROM dead_letters").await;
     assert_eq!(letter.0, "unreadable");
     assert!(letter.1.contains("does not open with key `a`"), "{}", letter.1);

@@ -7,7 +7,7 @@ const STATEMENT_MODE: &str = "statement pooling mode";
 
 /// What a connection is worth after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum Worth {
     /// It can be used again.
     Good,
     /// It is broken.
@@ -34,25 +34,25 @@ pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What the error says about the connection it came over.
-pub(super) fn link(error: &sqlx::Error) -> Link {
+/// What the connection is worth that the error came over.
+pub(super) fn worth(error: &sqlx::Error) -> Worth {
     let Some(code) = code(error) else {
         return match error {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
-                Link::Broken
+                Worth::Broken
             }
-            _ => Link::Good,
+            _ => Worth::Good,
         };
     };
     match code.as_str() {
         // Read-only; shut down by an administrator, by a crash, not yet open.
-        "25006" | "57P01" | "57P02" | "57P03" => Link::Abandoned,
+        "25006" | "57P01" | "57P02" | "57P03" => Worth::Abandoned,
         // A prepared statement that is there already, or is not: another client's, on a connection that both got.
-        "42P05" | "26000" => Link::Pooled,
+        "42P05" | "26000" => Worth::Pooled,
         // A plan from before a migration; too many connections; idle for too long, in a transaction or not.
-        "0A000" | "53300" | "57P05" | "25P03" => Link::Broken,
-        code if code.starts_with("08") => Link::Broken,
-        _ => Link::Good,
+        "0A000" | "53300" | "57P05" | "25P03" => Worth::Broken,
+        code if code.starts_with("08") => Worth::Broken,
+        _ => Worth::Good,
     }
 }
 

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres};
 use tokio::time::timeout;
 
-use super::fault::{self, store_error};
+use super::fault::{self, Worth, store_error};
 use super::session::Session;
 use crate::config::Database;
 use crate::secret::Secret;
@@ -42,7 +42,8 @@ const BEGIN_POOLED: &str = "BEGIN; SET LOCAL statement_timeout = '5s'; \
 
 /// A setting of no meaning, asked for when a connection is made: a server that does not have it was not asked, for a pooler
 /// stands before it.
-const MARK: &str = "openclaw.direct";
+const MARK: (&str, &str) = ("openclaw.direct", "yes");
+const IS_MARKED: &str = "SELECT 1 WHERE current_setting('openclaw.direct', true) = 'yes'";
 
 /// One call once connected: a server that still answers has cancelled its statement by then, so the link is dead.
 const CALL_TIMEOUT: Duration = Duration::from_secs(7);
@@ -105,8 +106,7 @@ impl Server {
         if self.is_pooled() {
             return Ok(());
         }
-        let marked = sqlx::raw_sql("SELECT 1 WHERE current_setting('openclaw.direct', true) = 'yes'");
-        if marked.fetch_optional(connection).await?.is_none() {
+        if sqlx::raw_sql(IS_MARKED).fetch_optional(connection).await?.is_none() {
             self.note_pooler();
         }
         Ok(())
@@ -169,7 +169,7 @@ impl Link {
                 let server = old.clone();
                 Box::pin(async move { server.prove(connection, meta).await })
             })
-            .connect_lazy_with(options.clone().options(SETTINGS).options([(MARK, "yes")]));
+            .connect_lazy_with(options.clone().options(SETTINGS).options([MARK]));
         Ok(Self { pool, options, server })
     }
 
@@ -190,10 +190,7 @@ impl Link {
 
     /// Connects outside the pool, without its time limits on statements: for migrations.
     pub(super) async fn dedicated(&self, lock_timeout: &str) -> Result<PgConnection, StoreError> {
-        let marked = self
-            .options
-            .clone()
-            .options([("lock_timeout", lock_timeout), (MARK, "yes")]);
+        let marked = self.options.clone().options([("lock_timeout", lock_timeout), MARK]);
         let connected = async {
             let mut connection = match marked.connect().await {
                 Err(error) if fault::refuses_settings(&error) => {
@@ -211,13 +208,14 @@ impl Link {
         }
     }
 
-    /// Runs `work` on a pooled connection, again when it collided with another transaction: the server has undone it then.
+    /// Runs `work` on a pooled connection, again when it collided with another transaction (the server has undone it then), or
+    /// when its server turned out to be one that has gone or may not write.
     pub(super) async fn run<A: Sync + ?Sized, T>(
         &self,
         input: &A,
         work: for<'c> fn(Session<'c>, &'c A) -> Work<'c, T>,
     ) -> Result<T, StoreError> {
-        let mut collisions = 0;
+        let (mut collisions, mut left) = (0, false);
         loop {
             let mut connection = self.acquire().await?;
             let outcome = timeout(CALL_TIMEOUT, self.call(&mut connection, input, work)).await;
@@ -234,23 +232,25 @@ impl Link {
                     ));
                 }
             };
-            let link = fault::link(&error);
-            match link {
-                fault::Link::Good => drop(connection),
-                fault::Link::Broken => drop(connection.detach()),
-                fault::Link::Abandoned => {
+            let worth = fault::worth(&error);
+            match worth {
+                Worth::Good => drop(connection),
+                Worth::Broken => drop(connection.detach()),
+                Worth::Abandoned => {
                     drop(connection.detach());
                     self.server.abandon();
                 }
-                fault::Link::Pooled => {
+                Worth::Pooled => {
                     drop(connection.detach());
                     self.server.note_pooler();
                 }
             }
-            let again = link == fault::Link::Pooled || fault::is_collision(&error);
-            if !again || collisions == COLLISIONS {
+            // The address may lead to another server by now: a connection that is made anew tells.
+            let elsewhere = worth == Worth::Abandoned && !left;
+            if !elsewhere && !(worth == Worth::Pooled || fault::is_collision(&error)) || collisions == COLLISIONS {
                 return Err(store_error(&error));
             }
+            left |= elsewhere;
             collisions += 1;
             let pause = rand::random_range(0..20 * u64::from(collisions));
             tokio::time::sleep(Duration::from_millis(pause)).await;

@@ -50,9 +50,13 @@ pub(super) fn needed() -> i64 {
 /// Whether the schema is there, and may be written. A newer one is fine: a rolling upgrade migrates before it replaces the
 /// programs.
 pub(super) async fn check(link: &Link) -> Result<(), StoreError> {
-    let (found, read_only) = link.run(&(), version).await?;
+    let (mut found, mut read_only) = link.run(&(), version).await?;
     if read_only {
+        // The address may lead to another server by now.
         link.abandon();
+        (found, read_only) = link.run(&(), version).await?;
+    }
+    if read_only {
         return Err(StoreError::ReadOnly);
     }
     if found < needed() {
