@@ -30,17 +30,19 @@ pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
     };
     drop(connection);
     findings.extend(pooler(link));
-    findings.push(match schema::check(link).await {
-        Ok(()) => Finding::ok(
+    findings.extend(match schema::check(link).await {
+        Ok(()) => Some(Finding::ok(
             POSTGRESQL,
             format!("the schema is version {} or later", schema::needed()),
-        ),
-        Err(StoreError::Schema { found, needed }) => Finding::wrong(
+        )),
+        Err(StoreError::Schema { found, needed }) => Some(Finding::wrong(
             POSTGRESQL,
             format!("the schema is version {found}, this program needs {needed}"),
             "run `openclaw migrate -c DIR` (`openclaw run` does it by itself)",
-        ),
-        Err(error) => in_trouble(&error),
+        )),
+        // Said above.
+        Err(StoreError::ReadOnly) => None,
+        Err(error) => Some(in_trouble(&error)),
     });
     findings
 }
@@ -73,8 +75,10 @@ async fn about(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Erro
 }
 
 /// What is to be said of a pooler that stands before the server.
-fn pooler(_link: &Link) -> Option<Finding> {
-    None
+fn pooler(link: &Link) -> Option<Finding> {
+    let detail =
+        "a connection pooler stands before it: each call is a transaction of its own, with three more round trips";
+    link.is_pooled().then(|| Finding::ok(POSTGRESQL, detail))
 }
 
 /// It does not let us in.
@@ -97,7 +101,12 @@ fn refusal(error: &StoreError) -> Finding {
 fn in_trouble(error: &StoreError) -> Finding {
     let words = words(error);
     match error {
-        StoreError::Internal(_) => Finding::wrong(
+        StoreError::Unavailable(text) if text.contains("statement pooling") => Finding::wrong(
+            POSTGRESQL,
+            words,
+            "set `pool_mode = transaction` or `session` for this database in pgbouncer.ini",
+        ),
+        error if matches!(error, StoreError::Internal(_)) || words.contains("42501") => Finding::wrong(
             POSTGRESQL,
             words,
             "let the user of `backend.distributed.database_url` own the database, or grant it the tables",

@@ -494,8 +494,16 @@ pub(super) async fn of_what_is_left_to_do_a_few_parts_are_given_for_each_manner(
     let expected = envelope("in_the_clear", "oc_1");
     let event = &plan.event;
     assert_eq!(
-        (&event.key, &event.bot, &event.event_type, &event.chat, &event.tenant),
         (
+            event.origin,
+            &event.key,
+            &event.bot,
+            &event.event_type,
+            &event.chat,
+            &event.tenant
+        ),
+        (
+            expected.origin,
             &expected.key,
             &expected.bot,
             &expected.event_type,
