@@ -3,11 +3,13 @@
 //! * **Liveness** says that the process answers. It never looks at another server: a Redis outage must not restart the fleet.
 //! * **Readiness** says whether work should come here: every required dependency answers and the process is not draining.
 //!   What it reports is never older than one second: links are read, the rest is asked when the last answer is too old.
+//! * The **log** hears of what an operator must act on: what is away for longer than it takes to come back by itself.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -17,6 +19,7 @@ use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Monitoring;
@@ -29,6 +32,8 @@ const FRESH: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often links are looked at for metrics and logs; it costs a read of a local value.
 const LINK_INTERVAL: Duration = Duration::from_secs(1);
+/// Whatever is back within this has healed by itself (`design.md` §5): a start, a reconnect, a fail-over.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a missing dependency means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +53,34 @@ struct Inner {
     draining: AtomicBool,
     dependencies: RwLock<Vec<Arc<Dependency>>>,
     /// As last reported, to report changes only.
-    reported: Mutex<BTreeMap<&'static str, bool>>,
+    reported: Mutex<BTreeMap<&'static str, Reported>>,
+}
+
+/// What is known of one name.
+struct Reported {
+    up: bool,
+    since: Instant,
+    /// What the log has said last.
+    said: Option<bool>,
+}
+
+/// How a dependency is.
+#[derive(Clone, Debug)]
+enum Answer {
+    Up,
+    /// Not yet, as at every start.
+    Coming,
+    Down(String),
+}
+
+impl Answer {
+    /// The worse of two, and the first of equals.
+    fn and(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::Up, _) | (Self::Coming, Self::Down(_)) => other,
+            _ => self,
+        }
+    }
 }
 
 struct Dependency {
@@ -62,7 +94,7 @@ enum Source {
     Probe {
         check: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
         /// Held while the question is asked: everybody who needs the answer waits for the same one.
-        last: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
+        last: tokio::sync::Mutex<Option<(Instant, Answer)>>,
     },
 }
 
@@ -139,15 +171,13 @@ impl Health {
             .clone();
         let answers = join_all(dependencies.iter().map(|dependency| dependency.ask(fresh))).await;
 
-        let mut by_name: BTreeMap<&'static str, (Need, Result<(), String>)> = BTreeMap::new();
+        let mut by_name: BTreeMap<&'static str, (Need, Answer)> = BTreeMap::new();
         for (dependency, answer) in dependencies.iter().zip(answers) {
-            let entry = by_name.entry(dependency.name).or_insert((dependency.need, Ok(())));
+            let (mut need, before) = by_name.remove(dependency.name).unwrap_or((dependency.need, Answer::Up));
             if dependency.need == Need::Required {
-                entry.0 = Need::Required;
+                need = Need::Required;
             }
-            if answer.is_err() {
-                entry.1 = answer;
-            }
+            by_name.insert(dependency.name, (need, before.and(answer)));
         }
         let mut status = Status {
             draining: self.0.draining.load(Ordering::Acquire),
@@ -156,47 +186,72 @@ impl Health {
         for (name, (need, answer)) in by_name {
             self.report(name, &answer);
             match (need, answer) {
-                (_, Ok(())) => {}
-                (Need::Required, Err(_)) => status.missing.push(name),
-                (Need::Degradable, Err(_)) => status.degraded.push(name),
+                (_, Answer::Up) => {}
+                (Need::Required, _) => status.missing.push(name),
+                (Need::Degradable, _) => status.degraded.push(name),
             }
         }
         status.ready = status.missing.is_empty() && !status.draining;
         status
     }
 
-    fn report(&self, name: &'static str, answer: &Result<(), String>) {
+    fn report(&self, name: &'static str, answer: &Answer) {
+        let (now, up) = (Instant::now(), matches!(answer, Answer::Up));
         let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = reported.insert(name, answer.is_ok());
-        if before == Some(answer.is_ok()) {
+        let known = match reported.entry(name) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                telemetry::DEPENDENCY_UP.set(name, f64::from(u8::from(up)));
+                new.insert(Reported {
+                    up,
+                    since: now,
+                    said: None,
+                })
+            }
+        };
+        if known.up != up {
+            telemetry::DEPENDENCY_UP.set(name, f64::from(u8::from(up)));
+            (known.up, known.since) = (up, now);
+        }
+        if known.said == Some(up) {
             return;
         }
-        telemetry::DEPENDENCY_UP.set(name, if answer.is_ok() { 1.0 } else { 0.0 });
         match answer {
-            Ok(()) => tracing::info!(dependency = name, "{name} answers"),
-            Err(reason) => tracing::error!(dependency = name, reason, "{name} does not answer"),
+            Answer::Up => tracing::info!(dependency = name, "{name} answers"),
+            Answer::Down(reason) if now.duration_since(known.since) >= PATIENCE => {
+                tracing::error!(dependency = name, reason, "{name} does not answer");
+            }
+            Answer::Down(_) | Answer::Coming => return,
         }
+        known.said = Some(up);
     }
 }
 
 impl Dependency {
-    async fn ask(&self, fresh: Duration) -> Result<(), String> {
+    async fn ask(&self, fresh: Duration) -> Answer {
         match &self.source {
             Source::Link(link) => match &*link.borrow() {
-                Link::Up => Ok(()),
-                Link::Blocked(reason) | Link::Down(reason) => Err(reason.clone()),
+                Link::Up => Answer::Up,
+                Link::Connecting => Answer::Coming,
+                Link::Blocked(reason) | Link::Down(reason) => Answer::Down(reason.clone()),
             },
             Source::Probe { check, last } => {
                 let mut last = last.lock().await;
                 let now = Instant::now();
-                if let Some((at, answer)) = &*last
-                    && now.duration_since(*at) < fresh
-                {
-                    return answer.clone();
+                if let Some((at, answer)) = &*last {
+                    // What is away is asked again soon: that it is back is news.
+                    let fresh = match answer {
+                        Answer::Up => fresh,
+                        Answer::Coming | Answer::Down(_) => fresh.min(LINK_INTERVAL),
+                    };
+                    if now.duration_since(*at) < fresh {
+                        return answer.clone();
+                    }
                 }
                 let answer = tokio::time::timeout(PROBE_TIMEOUT, check())
                     .await
                     .unwrap_or_else(|_| Err(format!("no answer within {} ms", PROBE_TIMEOUT.as_millis())));
+                let answer = answer.map_or_else(Answer::Down, |()| Answer::Up);
                 *last = Some((now, answer.clone()));
                 answer
             }

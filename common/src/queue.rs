@@ -10,6 +10,7 @@
 //! * **One active consumer** a bot: a second one attached anywhere stands by and takes over when the first one's link goes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
@@ -34,12 +35,26 @@ pub trait Queue: Send + Sync + 'static {
     /// When the link is down or the broker refuses.
     async fn consume(&self, source: Source, prefetch: u16) -> Result<Deliveries, QueueError>;
 
-    /// Events of `bot` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known
+    /// Makes sure that `bot` has a queue that takes events, before any comes: making one may take a while.
+    ///
+    /// # Errors
+    /// When the link is down or the broker refuses.
+    async fn prepare(&self, bot: &BotId) -> Result<(), QueueError>;
+
+    /// Events of `source` that are ready and not yet delivered. RabbitMQ counts messages: how many events they hold is known
     /// if this process published them; other processes' are taken to be alike, and those from before it began for one each.
     ///
     /// # Errors
+    /// When the link is down. An unknown bot has none.
+    async fn waiting(&self, source: &Source) -> Result<u64, QueueError>;
+
+    /// [`Queue::waiting`] of one bot.
+    ///
+    /// # Errors
     /// When the link is down. An unknown bot has depth 0.
-    async fn depth(&self, bot: &BotId) -> Result<u64, QueueError>;
+    async fn depth(&self, bot: &BotId) -> Result<u64, QueueError> {
+        self.waiting(&Source::Bot(bot.clone())).await
+    }
 
     /// The state of the publishing link and its changes.
     fn link(&self) -> watch::Receiver<Link>;
@@ -66,6 +81,8 @@ pub enum Source {
 /// How a link to the broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
+    /// Not connected yet: the first try is on its way, which is how every process starts.
+    Connecting,
     /// Usable.
     Up,
     /// The broker refuses publishes for lack of memory or disk. Consuming goes on.
@@ -97,8 +114,43 @@ pub struct QueueError(pub String);
 #[derive(Debug)]
 pub struct Deliveries {
     receiver: mpsc::Receiver<Delivery>,
+    places: Arc<Places>,
     ended: CancellationToken,
     _detach: Detach,
+}
+
+/// How many events a consumer may have out, and has.
+#[derive(Debug)]
+pub struct Places {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Places {
+    /// For backends: places for `limit` events.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// For backends: an event goes out.
+    pub fn take(&self) {
+        self.taken.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For backends: an event that was out is done with.
+    pub fn give_back(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How many more events may go out. With none left, hearing nothing is as it should be.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.limit.saturating_sub(self.taken.load(Ordering::Acquire))
+    }
 }
 
 /// Runs the backend's detach when dropped.
@@ -128,9 +180,10 @@ impl Drop for Detach {
 impl Deliveries {
     /// For backends.
     #[must_use]
-    pub fn new(receiver: mpsc::Receiver<Delivery>, detach: Detach) -> Self {
+    pub fn new(receiver: mpsc::Receiver<Delivery>, places: Arc<Places>, detach: Detach) -> Self {
         Self {
             receiver,
+            places,
             ended: CancellationToken::new(),
             _detach: detach,
         }
@@ -142,6 +195,12 @@ impl Deliveries {
     pub fn until(mut self, ended: CancellationToken) -> Self {
         self.ended = ended;
         self
+    }
+
+    /// Its places, to look at whatever else is waited for.
+    #[must_use]
+    pub fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
     }
 
     /// Whether the consumer has ended: whatever was delivered through it is somebody else's by now.

@@ -121,7 +121,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     finish.cancel();
     tasks.close();
     if tokio::time::timeout(limits.finish, tasks.wait()).await.is_err() {
-        tracing::error!(
+        tracing::warn!(
             connections = tasks.len(),
             "stopped with requests still open; they are cut"
         );

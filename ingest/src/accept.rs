@@ -41,6 +41,8 @@ const CLAIM: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// How long after the request began it looks.
 const LOOK_UNTIL: Duration = Duration::from_millis(2200);
+/// How long the process's first connection to the broker is waited for: the publish still has its time after it.
+const FIRST_LINK: Duration = Duration::from_secs(1);
 /// How long this process remembers what it has stored: beyond Feishu's first re-push.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// So many at most: some MiB.
@@ -121,11 +123,13 @@ impl Acceptor {
         }
     }
 
-    /// Whether a publish has a chance now. While the broker is away or blocked, waiting for a timeout helps nobody.
-    pub(crate) fn check_link(&self) -> Result<(), Refusal> {
-        match &*self.link.borrow() {
-            Link::Up => Ok(()),
-            Link::Blocked(_) | Link::Down(_) => Err(Refusal::unavailable()),
+    /// Whether a publish has a chance now. While the broker is away or blocked, waiting for a timeout helps nobody; the first
+    /// connection of a process is waited for, because its port is open before.
+    pub(crate) async fn check_link(&self) -> Result<(), Refusal> {
+        let mut link = self.link.clone();
+        match timeout(FIRST_LINK, link.wait_for(|link| *link != Link::Connecting)).await {
+            Ok(Ok(link)) if *link == Link::Up => Ok(()),
+            _ => Err(Refusal::unavailable()),
         }
     }
 

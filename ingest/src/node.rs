@@ -112,7 +112,7 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
         .await
         .is_err()
     {
-        tracing::error!(
+        tracing::warn!(
             events = acceptor.tasks.len(),
             "stopped while events were being stored; Feishu pushes them again"
         );
@@ -213,7 +213,7 @@ impl Node {
         permit: Permit,
     ) -> Result<Stored, Refusal> {
         let gate = self.gates.of(&bot.id, &self.bots);
-        self.acceptor.check_link()?;
+        self.acceptor.check_link().await?;
         let Acceptor { queue, tasks, .. } = &*self.acceptor;
         let Some(room) = gate.room(&bot.id, bot.message.queue_size, queue, tasks).await else {
             return Err(Refusal::new(

@@ -70,7 +70,8 @@ impl Report {
         let bot = bot.map_or("", |bot| bot.id.as_str());
         let client = client.map(tracing::field::display);
         let (code, message) = (refusal.code.as_str(), &*refusal.message);
-        if refusal.code.status().is_server_error() {
+        // That the broker is away is said where it is known, and it comes back by itself.
+        if refusal.code.status().is_server_error() && refusal.code != Code::Unavailable {
             tracing::error!(bot, client, code, left_out, "refused: {message}");
         } else {
             tracing::warn!(bot, client, code, left_out, "refused: {message}");

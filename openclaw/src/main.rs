@@ -22,6 +22,7 @@ mod keys;
 mod migrate;
 mod node;
 mod print;
+mod queues;
 mod quota;
 mod readable;
 mod roles;

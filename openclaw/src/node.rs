@@ -9,16 +9,19 @@ use openclaw_common::backend::{self, BackendError, Seams};
 use openclaw_common::bot::Bots;
 use openclaw_common::config::{self, Backend, Config, Environment, Loaded};
 use openclaw_common::health::{self, Health, Need};
+use openclaw_common::queue::Link;
 use openclaw_common::seal::KeyRing;
 use openclaw_common::serve::{self, Limits};
 use openclaw_common::store::Store;
 use openclaw_common::telemetry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli;
 use crate::exit::Failure;
+use crate::queues;
 
 /// A started node: everything a role is made of.
 pub(crate) struct Node {
@@ -69,10 +72,11 @@ pub(crate) async fn start(
     }
     let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (bots, following) = config::follow(&loaded, environment, background.clone());
-    tasks.spawn(following);
     let config = Arc::new(loaded.config);
     let listener = bind(config.server.host, config.server.port, "server.port", "--port")?;
     let node = Node::open(config, bots, background, tasks).await?;
+    // Not before: what cannot start has nothing to follow.
+    node.tasks.spawn(following);
     tracing::info!(
         role,
         address = %address(&listener),
@@ -133,6 +137,11 @@ impl Node {
         } = &self.seams;
         if needs.publishes {
             self.health.add_link(names.queue, Need::Required, queue.link());
+            let (state, prepared) = watch::channel(Link::Connecting);
+            self.health.add_link(names.queue, Need::Required, prepared);
+            let preparing = queues::prepare(queue.clone(), self.bots.clone(), state);
+            self.tasks
+                .spawn(self.background.clone().run_until_cancelled_owned(preparing));
         }
         if needs.works {
             self.health.add_link(names.queue, Need::Required, queue.consume_link());

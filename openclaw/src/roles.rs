@@ -1,7 +1,7 @@
 //! The roles: the same two calls, together in one process or apart.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openclaw_common::health;
 use openclaw_common::serve::{self, Limits};
@@ -18,6 +18,7 @@ use crate::readable;
 use crate::signals;
 
 const MIGRATE_RETRY: Duration = Duration::from_secs(1);
+const MIGRATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `openclaw run`: ingest and worker in one process.
 pub(crate) async fn run(arguments: cli::Node) -> Result<(), Failure> {
@@ -142,8 +143,14 @@ fn worker_of(node: &Node) -> Worker {
 
 /// `run` migrates by itself, as soon as its database is there.
 async fn migrate(store: Arc<dyn Store>) {
+    let (begun, mut said) = (Instant::now(), String::new());
     while let Err(error) = store.migrate().await {
-        tracing::error!(%error, "ERROR cannot migrate the database yet");
+        let error = error.to_string();
+        // Said once for each reason, and not for a database that is only about to start.
+        if begun.elapsed() > MIGRATE_PATIENCE && error != said {
+            tracing::error!(error, "cannot migrate the database");
+            said = error;
+        }
         tokio::time::sleep(MIGRATE_RETRY).await;
     }
 }

@@ -15,4 +15,5 @@ mod openclaw {
     mod pools;
     mod sealing;
     mod send;
+    mod start;
 }

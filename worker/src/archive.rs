@@ -13,12 +13,15 @@ use openclaw_common::store::{Burial, StoreError};
 use openclaw_common::{telemetry, time};
 
 use crate::engine::Engine;
+use crate::silence::Silence;
 
 /// Held unacknowledged while their bot is not known.
 const PREFETCH: u16 = 256;
 /// A bot that has not appeared for so long is not coming (`reliability.md` D2).
 const HOPE: Duration = Duration::from_secs(10 * 60);
 const LOOK: Duration = Duration::from_secs(1);
+/// A queue that was deleted is there again by then.
+const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
@@ -26,7 +29,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 pub(crate) async fn archive_dead(engine: Arc<Engine>) {
     loop {
         let mut deliveries = attach(&engine, Source::Dead).await;
-        while let Some(delivery) = deliveries.next().await {
+        let mut silence = silence_of(&engine, Source::Dead, &deliveries);
+        while let Some(delivery) = next(&mut deliveries, &mut silence).await {
             match delivery.payload {
                 Ok(envelope) => {
                     let error = "the broker handed it out too often without an end".to_owned();
@@ -51,10 +55,11 @@ pub(crate) async fn archive_dead(engine: Arc<Engine>) {
 pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
     loop {
         let mut deliveries = attach(&engine, Source::Unrouted).await;
+        let mut silence = silence_of(&engine, Source::Unrouted, &deliveries);
         let mut waiting: VecDeque<(Instant, Arc<Envelope>, Receipt)> = VecDeque::new();
         loop {
             tokio::select! {
-                delivery = deliveries.next() => {
+                delivery = next(&mut deliveries, &mut silence) => {
                     let Some(Delivery { payload, receipt, .. }) = delivery else { break };
                     match payload {
                         Ok(envelope) => waiting.push_back((Instant::now(), envelope, receipt)),
@@ -68,10 +73,13 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
                     break;
                 };
                 if engine.bots.now().served(envelope.bot.as_str()).is_some() {
-                    match engine.queue.publish(envelope.clone()).await {
+                    // Not while its queue is missing: it would come straight back.
+                    match route(&engine, &envelope).await {
                         Ok(()) => receipt.ack(),
                         Err(error) => {
-                            tracing::warn!(event = %envelope.key, %error, "cannot route an unrouted event yet");
+                            if since.elapsed() > PATIENCE {
+                                tracing::warn!(event = %envelope.key, %error, "cannot route an unrouted event yet");
+                            }
                             waiting.push_back((since, envelope, receipt));
                         }
                     }
@@ -95,6 +103,13 @@ pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
             telemetry::UNROUTED_MESSAGES.set(waiting.len() as f64);
         }
     }
+}
+
+async fn route(engine: &Engine, envelope: &Arc<Envelope>) -> Result<(), String> {
+    let prepared = engine.queue.prepare(&envelope.bot).await;
+    prepared.map_err(|error| error.to_string())?;
+    let published = engine.queue.publish(envelope.clone()).await;
+    published.map_err(|error| error.to_string())
 }
 
 /// A delivery that no event can be read from: its bytes become a dead letter.
@@ -170,6 +185,22 @@ pub(crate) async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+fn silence_of(engine: &Engine, source: Source, deliveries: &Deliveries) -> Silence {
+    Silence::new(engine.queue.clone(), source, deliveries.places(), || true)
+}
+
+/// The next delivery; `None` when the consumer has ended, or is deaf. Cancel-safe.
+async fn next(deliveries: &mut Deliveries, silence: &mut Silence) -> Option<Delivery> {
+    tokio::select! {
+        biased;
+        delivery = deliveries.next() => {
+            silence.heard();
+            delivery
+        }
+        () = silence.is_proved() => None,
     }
 }
 

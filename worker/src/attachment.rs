@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
 use openclaw_common::bot::{Bot, BotId};
 use openclaw_common::envelope::EventKey;
-use openclaw_common::queue::{Deliveries, Delivery, Receipt};
+use openclaw_common::queue::{Deliveries, Delivery, Receipt, Source};
 use openclaw_common::quota::{self, Urgency};
 use openclaw_common::store::UNFINISHED_PAGE;
 use openclaw_common::telemetry;
@@ -34,6 +34,7 @@ use crate::lanes::{Lanes, Started};
 use crate::levels;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
+use crate::silence::Silence;
 use turnover::Turnover;
 
 /// Deliveries taken up in one commit.
@@ -161,6 +162,11 @@ impl Attachment {
         let drain = self.engine.drain.clone();
         // Its turn to look into the waiting room, while it wants one.
         let mut turn: Option<BoxFuture<'static, _>> = None;
+        let status = runner.status.clone();
+        let source = Source::Bot(self.bot.clone());
+        let mut silence = Silence::new(self.engine.queue.clone(), source, deliveries.places(), move || {
+            status.is_alone()
+        });
         loop {
             if self.giving_back.is_some() && self.lanes.is_idle() {
                 match deliveries.try_next() {
@@ -205,6 +211,7 @@ impl Attachment {
                 }
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { return Detached::Lost };
+                    silence.heard();
                     tokio::select! {
                         () = self.deliver(delivery, &mut deliveries, &runner.status) => {}
                         () = drain.cancelled() => {}
@@ -212,6 +219,7 @@ impl Attachment {
                 }
                 () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
                 () = tokio::time::sleep_until(self.turnover.due().into()), if self.is_short() => {}
+                () = silence.is_proved() => return Detached::Lost,
             }
             while let Some(ended) = self.put_off.pop_front() {
                 self.ended(ended).await;
@@ -245,6 +253,7 @@ impl Attachment {
         // The first delivery proves that this is the active consumer: whatever was looked up before, a predecessor may have
         // left more since.
         if !status.proved() {
+            status.set_receives();
             self.begin_serving(status, true).await;
         }
         self.arrive(batch).await;

@@ -6,7 +6,7 @@
 mod pace;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -24,6 +24,8 @@ const MAX_BATCH: usize = 500;
 const MAX_WAITING: usize = 4096;
 /// Between two tries while the database cannot be reached.
 const RETRY: Duration = Duration::from_millis(250);
+/// A fail-over is over by then (`design.md` §5): what lasts longer is an operator's.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The batching front of a [`Store`]. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ struct Words {
     failed: [bool; 3],
     /// Since when each batch that has no answer yet is on its way.
     unanswered: Vec<Instant>,
+    /// Since when not all is well, and whether the operator was told.
+    trouble: Option<(Instant, bool)>,
 }
 
 impl Words {
@@ -183,11 +187,19 @@ fn note(reachable: &watch::Sender<Words>, ear: Ear, error: Option<&StoreError>) 
     reachable.send_if_modified(|words| {
         let before = words.good();
         words.failed[ear as usize] = error.is_some();
-        match (before, words.good(), error) {
-            (true, false, Some(error)) => {
-                tracing::error!(%error, "the database is away: nothing is sent until it is back");
+        match (words.trouble, error) {
+            (None, Some(error)) => {
+                tracing::warn!(%error, "the database is away: nothing is sent until it is back");
+                words.trouble = Some((Instant::now(), false));
             }
-            (false, true, _) => tracing::info!("the database is back"),
+            (Some((since, false)), Some(error)) if since.elapsed() > PATIENCE => {
+                tracing::error!(%error, "the database stays away: nothing is sent until it is back");
+                words.trouble = Some((since, true));
+            }
+            (Some(_), _) if words.good() => {
+                tracing::info!("the database is back");
+                words.trouble = None;
+            }
             _ => {}
         }
         before != words.good()

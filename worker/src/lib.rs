@@ -22,6 +22,7 @@
 //! | [`waiting_room`] | due rows, the sweeper, retention |
 //! | [`archive`] | messages that never became a row |
 //! | [`unrecorded`] | sends that the Store does not know the end of: a message that comes back may be theirs |
+//! | [`silence`] | notices a consumer that hears nothing although events wait |
 //! | [`pulse`] | notices that the process was frozen |
 
 pub mod action;
@@ -53,6 +54,7 @@ mod recent;
 mod runner;
 mod sender;
 mod sending;
+mod silence;
 mod spending;
 mod tenants;
 mod unrecorded;

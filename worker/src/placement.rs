@@ -80,6 +80,8 @@ impl Roster {
 #[serde(default)]
 struct Note {
     consumes: BTreeSet<String>,
+    /// The broker delivers here. Workers before this field said it with the last one.
+    receives: BTreeSet<String>,
     serves: BTreeSet<String>,
     /// Served, because the broker has delivered.
     proved: BTreeSet<String>,
@@ -145,8 +147,10 @@ impl Placement {
     fn runner_ended(&mut self, ended: Result<(BotId, Option<Deliveries>), tokio::task::JoinError>) {
         match ended {
             Ok((bot, _)) => self.roster.with(|places| drop(places.remove(&bot))),
+            // The process ends.
+            Err(error) if error.is_cancelled() => {}
             Err(error) => {
-                tracing::error!(%error, "ERROR a bot's runner panicked: its bots are attached anew");
+                tracing::error!(%error, "a bot's runner panicked: its bots are attached anew");
                 self.roster
                     .with(|places| places.retain(|_, place| !place.commands.is_closed()));
             }
@@ -164,6 +168,7 @@ impl Placement {
             };
             Note {
                 consumes: named(Status::consumes),
+                receives: named(Status::receives),
                 serves: named(Status::serves),
                 proved: named(Status::proved),
             }
@@ -215,11 +220,15 @@ impl Placement {
         let served_above = above().any(|(_, note)| note.serves.contains(bot.as_str()));
         let served_elsewhere = others().any(|(_, note)| note.serves.contains(bot.as_str()));
         let proved_elsewhere = others().any(|(_, note)| note.proved.contains(bot.as_str()));
+        let fed_elsewhere = proved_elsewhere || others().any(|(_, note)| note.receives.contains(bot.as_str()));
         let place = self.roster.with(|places| {
             places
                 .get(bot)
                 .map(|place| (place.status.clone(), place.revoked.clone()))
         });
+        if let Some((status, _)) = &place {
+            status.set_alone(status.serves() || self.heard && !fed_elsewhere);
+        }
         let mut unserved = false;
         match (place, rank) {
             (None, Some(0)) => self.attach(bot),

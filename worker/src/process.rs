@@ -351,6 +351,8 @@ impl Run {
         let ended = tokio::time::timeout(HANDLER_TIMEOUT, &mut task).await;
         Ok(match ended {
             Ok(Ok(answer)) => answer,
+            // The process ends.
+            Ok(Err(ended)) if ended.is_cancelled() => return Err(Interrupt::Stopped),
             // Without its words, which may be the message's: the panic hook has logged where it happened.
             Ok(Err(_)) => Err(HandlerError::Retry("the handler panicked".to_owned())),
             Err(_) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use openclaw_common::backoff::Reconnect;
 use openclaw_common::bot::{Bot, BotId};
-use openclaw_common::queue::{Deliveries, Source};
+use openclaw_common::queue::{Deliveries, Link, Source};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -36,15 +36,35 @@ pub(crate) enum Command {
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     consumes: AtomicBool,
+    receives: AtomicBool,
     serves: AtomicBool,
     proved: AtomicBool,
     holds: AtomicBool,
+    alone: AtomicBool,
 }
 
 impl Status {
     /// Attached to the queue, active or standing by.
     pub(crate) fn consumes(&self) -> bool {
         self.consumes.load(Ordering::SeqCst)
+    }
+
+    /// The broker has delivered, whether or not it could be looked after yet.
+    pub(crate) fn receives(&self) -> bool {
+        self.receives.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_receives(&self) {
+        self.receives.store(true, Ordering::SeqCst);
+    }
+
+    /// As far as the placement knows, the broker delivers the bot's events to nobody else.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::SeqCst);
     }
 
     /// Looks after the bot's rows: the broker has delivered, or nobody else seemed to.
@@ -77,6 +97,8 @@ impl Status {
 
     fn detached(&self) {
         self.consumes.store(false, Ordering::SeqCst);
+        self.receives.store(false, Ordering::SeqCst);
+        self.alone.store(false, Ordering::SeqCst);
         self.serves.store(false, Ordering::SeqCst);
         self.proved.store(false, Ordering::SeqCst);
         self.set_holds(false);
@@ -140,6 +162,10 @@ impl Runner {
                     if begun.elapsed() > HEALTHY {
                         reconnect = Reconnect::new(SHORTEST_RETRY, LONGEST_RETRY);
                     }
+                }
+                // Without a connection there is one sentence for all bots, and it is said elsewhere.
+                Err(error) if *self.engine.queue.consume_link().borrow() != Link::Up => {
+                    tracing::debug!(bot = %self.bot, %error, "cannot attach to the bot's queue yet");
                 }
                 Err(error) => {
                     tracing::warn!(bot = %self.bot, %error, "cannot attach to the bot's queue; trying again");

@@ -117,6 +117,8 @@ impl Follower {
         let reason = match taken {
             Ok(Ok(snapshot)) => return Some(snapshot),
             Ok(Err(mistake)) => mistake.to_string(),
+            // The process ends: nobody follows anything any more.
+            Err(ended) if ended.is_cancelled() => return None,
             Err(panic) => panic.to_string(),
         };
         // A folder that cannot be listed says nothing about its bots: all stay. Said once until that changes.

@@ -156,3 +156,96 @@ async fn metrics_stay_current_without_questions() {
     stop.cancel();
     observer.await.unwrap();
 }
+
+/// What the log says meanwhile.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        (lines, guard)
+    }
+
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8(self.0.lock().unwrap().clone())
+            .unwrap()
+            .matches(text)
+            .count()
+    }
+}
+
+/// An observed node for so long, a second at a time.
+async fn observed(health: &Health, time: Duration, mut each_second: impl FnMut(u64)) {
+    let stop = CancellationToken::new();
+    let observer = health.observe(Duration::from_secs(30), stop.clone());
+    let script = async {
+        for second in 0..time.as_secs() {
+            each_second(second);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(observer, script);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_no_error_and_whoever_answers_is_named_within_two_seconds() {
+    let (lines, _guard) = Lines::listen();
+    let health = Health::new();
+    let (link, receiver) = watch::channel(Link::Connecting);
+    health.add_link("rabbitmq", Need::Required, receiver);
+    let answers = Arc::new(AtomicBool::new(false));
+    let probed = Arc::clone(&answers);
+    health.add_probe("redis", Need::Degradable, move || {
+        let up = probed.load(Ordering::SeqCst);
+        async move { up.then_some(()).ok_or_else(|| "not connected".to_owned()) }
+    });
+    observed(&health, Duration::from_secs(4), |second| {
+        if second == 1 {
+            link.send(Link::Up).unwrap();
+            answers.store(true, Ordering::SeqCst);
+        }
+    })
+    .await;
+    assert_eq!(
+        (
+            lines.count("ERROR"),
+            lines.count("redis answers"),
+            lines.count("rabbitmq answers")
+        ),
+        (0, 1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_heals_by_itself_is_no_error_and_what_does_not_is_one() {
+    let (lines, _guard) = Lines::listen();
+    let health = Health::new();
+    let (link, receiver) = watch::channel(Link::Up);
+    health.add_link("rabbitmq", Need::Required, receiver);
+    observed(&health, Duration::from_secs(30), |second| match second {
+        2 | 12 => drop(link.send(Link::Down("cut".to_owned()))),
+        5 | 25 => drop(link.send(Link::Up)),
+        _ => {}
+    })
+    .await;
+    assert_eq!(lines.count("ERROR"), 1, "three seconds are none, thirteen are one");
+    assert_eq!(lines.count("rabbitmq answers"), 2, "at the start, and after the error");
+}

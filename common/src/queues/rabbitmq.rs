@@ -145,10 +145,17 @@ impl Queue for RabbitMq {
         consumers.consume(source, prefetch).await
     }
 
-    async fn depth(&self, bot: &BotId) -> Result<u64, QueueError> {
+    async fn prepare(&self, bot: &BotId) -> Result<(), QueueError> {
+        self.publishing.current().map_err(QueueError)?.prepare(bot).await
+    }
+
+    async fn waiting(&self, source: &Source) -> Result<u64, QueueError> {
         // On the consuming connection, which no memory alarm stops.
         let consumers = self.consuming.current().map_err(QueueError)?;
-        let ready = consumers.ready(&topology::bot_queue(bot)).await?;
+        let ready = consumers.ready(source).await?;
+        let Source::Bot(bot) = source else {
+            return Ok(ready.unwrap_or(0));
+        };
         if ready.is_none() {
             self.declared.forget(bot);
         }

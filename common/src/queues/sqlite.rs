@@ -27,7 +27,7 @@ use self::reader::{Desk, Desks, Reader, Turn};
 use self::writer::{Publishes, Writer};
 use crate::bot::BotId;
 use crate::envelope::Envelope;
-use crate::queue::{Deliveries, Detach, Link, PublishError, Queue, QueueError, Source};
+use crate::queue::{Deliveries, Detach, Link, Places, PublishError, Queue, QueueError, Source};
 use crate::sqlite::Sqlite;
 
 /// Longest wait for a publish to be on disk, the same as for a broker's confirm (`reliability.md` D8).
@@ -91,6 +91,7 @@ impl Queue for SqliteQueue {
         }
         let prefetch = usize::from(prefetch.max(1));
         let (deliveries, receiver) = mpsc::channel(prefetch);
+        let places = Arc::new(Places::new(prefetch));
         let ended = self.stop.child_token();
         match source {
             Source::Bot(bot) => {
@@ -103,7 +104,7 @@ impl Queue for SqliteQueue {
                 };
                 let reader = Reader::new(self.database.reader.clone(), self.publishes.deletes(), bot, desk);
                 self.readers
-                    .spawn(reader.run(turn, prefetch, deliveries, ended.clone()));
+                    .spawn(reader.run(turn, Arc::clone(&places), deliveries, ended.clone()));
             }
             // Nothing can be unroutable here, and nothing but the worker gives an event up: the stream stays silent.
             Source::Unrouted | Source::Dead => {
@@ -115,10 +116,16 @@ impl Queue for SqliteQueue {
             }
         }
         let detached = ended.clone();
-        Ok(Deliveries::new(receiver, Detach::new(move || detached.cancel())).until(ended))
+        Ok(Deliveries::new(receiver, places, Detach::new(move || detached.cancel())).until(ended))
     }
 
-    async fn depth(&self, bot: &BotId) -> Result<u64, QueueError> {
+    /// There is one table for all.
+    async fn prepare(&self, _bot: &BotId) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    async fn waiting(&self, source: &Source) -> Result<u64, QueueError> {
+        let Source::Bot(bot) = source else { return Ok(0) };
         let handed_out = self.desks.get(bot).map_or(0, |desk: Arc<Desk>| desk.handed_out());
         let ready: i64 = sqlx::query_scalar("SELECT count(*) FROM queue WHERE bot = ? AND id > ?")
             .bind(bot.as_str())

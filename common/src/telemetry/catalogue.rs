@@ -98,6 +98,8 @@ catalogue! {
     WAITING_EVENTS = GaugeBy("openclaw_waiting_events", "bot", &[]);
     /// Waiting rows that no worker took within 5 minutes of their time although it had nothing else to do; 0 in normal operation.
     SWEPT = Counter("openclaw_swept_total");
+    /// Consumers of a queue that were lost while the connection stood, by what showed it: the broker `cancelled` one (its queue was deleted), ended it with an `error`, or it was `silent` although events waited. Another one is attached at once; 0 in normal operation.
+    CONSUMERS_LOST = CounterBy("openclaw_consumers_lost_total", "cause", &["cancelled", "error", "silent"]);
     /// Events whose bot has no queue.
     UNROUTED_MESSAGES = Gauge("openclaw_unrouted_messages");
     /// Whether the cache is down and quotas run on the conservative local bucket.

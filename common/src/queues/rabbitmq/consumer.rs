@@ -22,7 +22,8 @@ use super::codec;
 use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
 use super::suspects::Suspects;
 use super::topology::{self, Declared};
-use crate::queue::{Deliveries, Delivery, Detach, QueueError, Receipt, Source};
+use crate::queue::{Deliveries, Delivery, Detach, Places, QueueError, Receipt, Source};
+use crate::telemetry;
 
 /// How long an acknowledgement waits for company. The broker's part of an event that is drained: 60 µs with 2 ms, 48 with
 /// 10, 40 with 25, and no less with 50.
@@ -142,7 +143,9 @@ impl Consumers {
         // Not from memory: the queue may have been deleted, which is how the last consumer ended.
         topology::declare_shared(channel).await?;
         if let Source::Bot(bot) = source {
+            let _turn = self.declared.turn(bot).await;
             topology::declare_bot(channel, bot).await?;
+            self.declared.insert(bot);
         }
         // Consuming may hang, if the queue has no leader: the others shall not wait for it.
         drop(place);
@@ -165,6 +168,7 @@ impl Consumers {
 
     fn serve(&self, source: Source, prefetch: u16, channel: Channel, consumer: Consumer) -> Deliveries {
         let (deliveries, receiver) = mpsc::channel(usize::from(prefetch));
+        let places = Arc::new(Places::new(usize::from(prefetch)));
         let (settled, acks) = mpsc::unbounded_channel();
         let ended = self.session.ended.child_token();
         let detached = CancellationToken::new();
@@ -176,7 +180,7 @@ impl Consumers {
             declared: Arc::clone(&self.declared),
             deliveries,
             held_back: VecDeque::new(),
-            handed_out: 0,
+            places: Arc::clone(&places),
             settled,
             acks,
             ledger: Ledger::default(),
@@ -190,11 +194,12 @@ impl Consumers {
             drop(unflushed);
             channel.end().await;
         });
-        Deliveries::new(receiver, Detach::new(move || detached.cancel())).until(ended)
+        Deliveries::new(receiver, places, Detach::new(move || detached.cancel())).until(ended)
     }
 
-    /// How many messages of `queue` are ready; `None` when there is no such queue.
-    pub(super) async fn ready(&self, queue: &str) -> Result<Option<u64>, QueueError> {
+    /// How many messages of a queue are ready; `None` when there is no such queue.
+    pub(super) async fn ready(&self, source: &Source) -> Result<Option<u64>, QueueError> {
+        let queue = &queue_of(source);
         let look = async {
             let mut looking = self.looking.lock().await;
             // Taken out, so that a look that fails or is given up leaves no dead channel behind.
@@ -260,8 +265,8 @@ struct Attached {
     deliveries: mpsc::Sender<Delivery>,
     /// Events of messages that are here, beyond what the worker may have at a time.
     held_back: VecDeque<Delivery>,
-    /// How many the worker has.
-    handed_out: usize,
+    /// How many the worker may have, and has.
+    places: Arc<Places>,
     settled: mpsc::UnboundedSender<u64>,
     /// Unbounded so that acknowledging never blocks; holds at most `prefetch` tags, as each event is settled once.
     acks: mpsc::UnboundedReceiver<u64>,
@@ -340,11 +345,11 @@ impl Attached {
                         }
                     }
                     Some(Err(error)) => {
-                        self.say_ended(&error.to_string());
+                        self.say_ended("error", &error.to_string());
                         break false;
                     }
                     None => {
-                        self.say_ended("the broker cancelled it");
+                        self.say_ended("cancelled", "the broker cancelled it: its queue was deleted, or lost its leader");
                         break false;
                     }
                 },
@@ -377,11 +382,12 @@ impl Attached {
         if self.source == Source::Unrouted
             && let Some(Ok(envelope)) = payloads.first()
         {
-            self.declared.forget(&envelope.bot);
+            self.declared.found_missing(&envelope.bot);
         }
         self.ledger.delivered(tag, payloads.len());
         if self.ledger.out() > self.prefetch {
-            tracing::error!(source = ?self.source, prefetch = self.prefetch, "the broker exceeds the prefetch");
+            tracing::warn!(source = ?self.source, prefetch = self.prefetch, "the broker exceeds the prefetch");
+            telemetry::CONSUMERS_LOST.add("error");
             return false;
         }
         self.held_back.extend(payloads.into_iter().map(|payload| {
@@ -401,20 +407,20 @@ impl Attached {
 
     /// Hands the worker what it may have; false when there is no worker any more.
     fn hand_out(&mut self) -> bool {
-        while self.handed_out < self.prefetch
+        while self.places.free() > 0
             && let Some(delivery) = self.held_back.pop_front()
         {
             // There is room: the channel is as long as the prefetch.
             if self.deliveries.try_send(delivery).is_err() {
                 return false;
             }
-            self.handed_out += 1;
+            self.places.take();
         }
         !self.deliveries.is_closed()
     }
 
     fn settle(&mut self, tag: u64) {
-        self.handed_out = self.handed_out.saturating_sub(1);
+        self.places.give_back();
         self.ledger.settle(tag);
     }
 
@@ -450,9 +456,11 @@ impl Attached {
         }
     }
 
-    fn say_ended(&self, reason: &str) {
-        if !self.ended.is_cancelled() {
-            tracing::warn!(source = ?self.source, reason, "a consumer ended");
+    /// That the whole connection is gone is said once, elsewhere.
+    fn say_ended(&self, cause: &'static str, reason: &str) {
+        if !self.ended.is_cancelled() && self.session.is_connected() {
+            tracing::warn!(source = ?self.source, reason, "a consumer ended; another one is attached");
+            telemetry::CONSUMERS_LOST.add(cause);
         }
     }
 }

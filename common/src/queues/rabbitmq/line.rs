@@ -5,6 +5,7 @@
 //! depends on.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(super) struct Line {
     places: Arc<Semaphore>,
     /// When a confirm did not come in time, or what was tried since. No message was confirmed or refused after that.
     missed: Mutex<Option<Instant>>,
+    /// Something was confirmed on this connection: the bot's queue takes events.
+    proved: AtomicBool,
 }
 
 impl Line {
@@ -61,7 +64,18 @@ impl Line {
         Self {
             places: Arc::new(Semaphore::new(PLACES)),
             missed: Mutex::default(),
+            proved: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the bot's queue has taken an event.
+    pub(super) fn is_proved(&self) -> bool {
+        self.proved.load(Ordering::Relaxed)
+    }
+
+    /// The bot's queue has taken an event.
+    pub(super) fn prove(&self) {
+        self.proved.store(true, Ordering::Relaxed);
     }
 
     /// A place among the bot's events that are not confirmed yet.

@@ -110,6 +110,11 @@ impl Session {
         within(CALL_TIMEOUT, "opening a channel", self.connection.create_channel()).await
     }
 
+    /// Whether the connection stands, as far as is known here.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.status().connected()
+    }
+
     /// Gives the connection up: the supervisor makes a new one.
     pub(super) fn give_up(&self, reason: &str) {
         if !self.ended.is_cancelled() {
@@ -177,7 +182,7 @@ pub(super) struct Endpoint<R> {
 impl<R: Role> Endpoint<R> {
     pub(super) fn new() -> Self {
         Self {
-            link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
+            link: watch::Sender::new(Link::Connecting),
             current: ArcSwapOption::empty(),
         }
     }
@@ -191,6 +196,7 @@ impl<R: Role> Endpoint<R> {
     pub(super) fn current(&self) -> Result<Arc<R>, String> {
         self.current.load_full().ok_or_else(|| match &*self.link.borrow() {
             Link::Down(reason) | Link::Blocked(reason) => reason.clone(),
+            Link::Connecting => "not connected yet".to_owned(),
             Link::Up => "the connection just ended".to_owned(),
         })
     }
@@ -199,7 +205,7 @@ impl<R: Role> Endpoint<R> {
     pub(super) fn blocked(&self) -> Option<String> {
         match &*self.link.borrow() {
             Link::Blocked(reason) => Some(reason.clone()),
-            Link::Up | Link::Down(_) => None,
+            Link::Connecting | Link::Up | Link::Down(_) => None,
         }
     }
 

@@ -12,20 +12,21 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::codec;
 use super::line::{Answer, Backlog, Job, Line};
 use super::link::{CALL_TIMEOUT, CLOSE_TIMEOUT, Role, Session, within};
 use super::packing::Packing;
-use super::topology::{self, Declared, Declarer};
+use super::topology::{self, DeclareError, Declared, Declarer};
 use crate::bot::BotId;
 use crate::envelope::Envelope;
 use crate::fail_point::fail_point;
@@ -37,6 +38,13 @@ const CHANNELS: usize = 4;
 /// Publishes that may wait for a channel to take them up, beside the places of each bot ([`Line`]). What comes on top is
 /// refused at once: it would time out anyway.
 const WAITING: usize = 1024;
+
+/// How long the first event of a bot is tried again when it is certain that there is no copy. A queue that another process has
+/// begun to make a moment ago exists already and takes nothing yet: the broker rejects what is published to it.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Between two tries of what passes by itself.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Publishes taken up at once, at most.
 const BURST: usize = 128;
@@ -93,10 +101,10 @@ impl Role for Publisher {
 impl Publisher {
     /// Publishes one event and waits for its confirm until `deadline`.
     pub(super) async fn publish(&self, envelope: Arc<Envelope>, deadline: Instant) -> Result<(), PublishError> {
-        let declaring = self.declarer.ensure(&self.session, &self.declared, &envelope.bot);
-        match timeout_at(deadline, declaring).await {
-            Ok(Ok(())) => {}
-            Ok(Err(QueueError(reason))) => return Err(PublishError::Refused(reason)),
+        match timeout_at(deadline, self.declare(&envelope.bot)).await {
+            // Without a queue it is safe in `unrouted`, from where the worker brings it.
+            Ok(Ok(()) | Err(DeclareError::JustDeleted)) => {}
+            Ok(Err(error)) => return Err(PublishError::Refused(QueueError::from(error).0)),
             Err(_) => {
                 return Err(PublishError::Refused(
                     "declaring the bot's queue took too long".to_owned(),
@@ -104,13 +112,50 @@ impl Publisher {
             }
         }
         let line = self.line(&envelope.bot);
+        let first = deadline.min(Instant::now() + FIRST);
+        loop {
+            let result = self.publish_once(Arc::clone(&envelope), &line, deadline).await;
+            let again = matches!(result, Err(PublishError::Refused(_)))
+                && !line.is_proved()
+                && !self.session.ended.is_cancelled()
+                && Instant::now() + AGAIN < first;
+            if !again {
+                return result;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Makes sure that the bot has a queue, for as long as it takes.
+    pub(super) async fn prepare(&self, bot: &BotId) -> Result<(), QueueError> {
+        match timeout(CALL_TIMEOUT, self.declare(bot)).await {
+            Ok(declared) => Ok(declared?),
+            Err(_) => Err(QueueError("declaring the bot's queue took too long".to_owned())),
+        }
+    }
+
+    async fn declare(&self, bot: &BotId) -> Result<(), DeclareError> {
+        loop {
+            match self.declarer.ensure(&self.session, &self.declared, bot).await {
+                Err(DeclareError::Passing(_)) if !self.session.ended.is_cancelled() => sleep(AGAIN).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn publish_once(
+        &self,
+        envelope: Arc<Envelope>,
+        line: &Arc<Line>,
+        deadline: Instant,
+    ) -> Result<(), PublishError> {
         let place = line.place(deadline).await?;
         let lane = &self.lanes[lane_of(&envelope.bot, self.lanes.len())];
         let (answer, answered) = oneshot::channel();
         let job = Job {
             envelope,
             answer,
-            line: Arc::clone(&line),
+            line: Arc::clone(line),
             place,
         };
         lane.try_send(job).map_err(|error| {
@@ -293,7 +338,7 @@ async fn publish(channel: Arc<Channel>, bot: BotId, events: Vec<Job>) -> BotId {
         Ok(Confirmation::NotRequested) => Err(PublishError::Refused("the channel gives no confirms".to_owned())),
         Err(error) => Err(PublishError::Unknown(error.to_string())),
     };
-    let heard = !matches!(result, Err(PublishError::Unknown(_)));
+    let (heard, stored) = (!matches!(result, Err(PublishError::Unknown(_))), result.is_ok());
     for Job {
         answer: to,
         line,
@@ -303,6 +348,9 @@ async fn publish(channel: Arc<Channel>, bot: BotId, events: Vec<Job>) -> BotId {
     {
         if heard {
             line.heard();
+        }
+        if stored {
+            line.prove();
         }
         // The next one's turn, before this one's caller goes on.
         drop(place);

@@ -5,14 +5,14 @@
 //! the default of 4.x silently drops after 20 deliveries.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::link::Session;
 use crate::bot::BotId;
@@ -32,8 +32,32 @@ const DELIVERY_LIMIT: i64 = 1_000;
 /// The portable spelling of "unlimited": -1 means "none at all" before RabbitMQ 4 (`reliability.md` §0.4).
 const UNLIMITED: i64 = 1_000_000;
 
-/// A declaration that failed is not tried again for this long, or every publish of the bot would close a channel.
-const FAILURE_MEMORY: Duration = Duration::from_secs(1);
+/// A declaration that was refused is not tried again for this long, or every publish of the bot would close a channel.
+const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
+
+/// How long a deleted queue is left to its consumers, who hear of the deletion within milliseconds and declare it again half a
+/// second later.
+const MOURNING: Duration = Duration::from_secs(3);
+
+/// Why something could not be declared.
+#[derive(Clone, Debug)]
+pub(super) enum DeclareError {
+    /// The broker will not have it, now or later: somebody must act.
+    Refused(QueueError),
+    /// The broker was at something else (it stops, elects a leader, another process declares the same): it heals by itself.
+    Passing(QueueError),
+    /// The bot's queue was deleted a moment ago: whoever consumes from it declares it again.
+    JustDeleted,
+}
+
+impl From<DeclareError> for QueueError {
+    fn from(error: DeclareError) -> Self {
+        match error {
+            DeclareError::Refused(error) | DeclareError::Passing(error) => error,
+            DeclareError::JustDeleted => QueueError("the bot's queue was just deleted".to_owned()),
+        }
+    }
+}
 
 /// The queue of one bot.
 pub(super) fn bot_queue(bot: &BotId) -> String {
@@ -41,7 +65,7 @@ pub(super) fn bot_queue(bot: &BotId) -> String {
 }
 
 /// Declares what all bots share.
-pub(super) async fn declare_shared(channel: &Channel) -> Result<(), QueueError> {
+pub(super) async fn declare_shared(channel: &Channel) -> Result<(), DeclareError> {
     exchange(channel, UNROUTED, ExchangeKind::Fanout, FieldTable::default()).await?;
     queue(channel, UNROUTED, unrouted_arguments(), UNROUTED, "").await?;
     exchange(channel, DEAD, ExchangeKind::Fanout, FieldTable::default()).await?;
@@ -68,7 +92,7 @@ pub(super) fn events_arguments() -> FieldTable {
 }
 
 /// Declares one bot's queue and routes its events there.
-pub(super) async fn declare_bot(channel: &Channel, bot: &BotId) -> Result<(), QueueError> {
+pub(super) async fn declare_bot(channel: &Channel, bot: &BotId) -> Result<(), DeclareError> {
     queue(channel, &bot_queue(bot), bot_arguments(), EVENTS, bot.as_str()).await
 }
 
@@ -96,7 +120,12 @@ pub(super) async fn ready(channel: &Channel, name: &str) -> Result<Option<u64>, 
     }
 }
 
-async fn exchange(channel: &Channel, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), QueueError> {
+async fn exchange(
+    channel: &Channel,
+    name: &str,
+    kind: ExchangeKind,
+    arguments: FieldTable,
+) -> Result<(), DeclareError> {
     let durable = ExchangeDeclareOptions {
         durable: true,
         ..ExchangeDeclareOptions::default()
@@ -114,7 +143,7 @@ async fn queue(
     arguments: FieldTable,
     exchange: &str,
     routing_key: &str,
-) -> Result<(), QueueError> {
+) -> Result<(), DeclareError> {
     channel
         .queue_declare(name.into(), QueueDeclareOptions::durable(), arguments)
         .await
@@ -144,16 +173,22 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-fn refused(what: &str, name: &str, error: &lapin::Error) -> QueueError {
+fn refused(what: &str, name: &str, error: &lapin::Error) -> DeclareError {
     let hint = match soft_error(error) {
         Some(AMQPSoftError::PRECONDITIONFAILED) => {
-            "; it exists with other properties or a feature flag is off (`rabbitmqctl enable_feature_flag all`): \
+            "it exists with other properties or a feature flag is off (`rabbitmqctl enable_feature_flag all`): \
              empty and delete it, it is declared again by itself"
         }
-        Some(AMQPSoftError::ACCESSREFUSED) => "; the broker's user may not configure it",
-        _ => "",
+        Some(AMQPSoftError::ACCESSREFUSED) => "the broker's user may not configure it",
+        _ => {
+            return DeclareError::Passing(QueueError(format!(
+                "the {what} `{name}` could not be declared: {error}"
+            )));
+        }
     };
-    QueueError(format!("the broker refused the {what} `{name}`: {error}{hint}"))
+    DeclareError::Refused(QueueError(format!(
+        "the broker refused the {what} `{name}`: {error}; {hint}"
+    )))
 }
 
 fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
@@ -184,28 +219,62 @@ pub(super) fn is_refused(error: &lapin::Error) -> bool {
 
 /// Which bots' queues are known to exist. Shared by both links: whoever learns that one is gone says so here.
 #[derive(Debug, Default)]
-pub(super) struct Declared(RwLock<HashSet<BotId>>);
+pub(super) struct Declared {
+    bots: RwLock<HashSet<BotId>>,
+    /// Since when a queue that was there is missing.
+    missing: RwLock<HashMap<BotId, Instant>>,
+    turns: RwLock<HashMap<BotId, Arc<Mutex<()>>>>,
+}
 
 impl Declared {
     fn contains(&self, bot: &BotId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(bot)
+        self.bots.read().unwrap_or_else(PoisonError::into_inner).contains(bot)
     }
 
-    fn insert(&self, bot: &BotId) {
-        self.0
+    /// The queue is there.
+    pub(super) fn insert(&self, bot: &BotId) {
+        self.missing.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+        self.bots
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(bot.clone());
     }
 
-    /// The queue may be gone (deleted by an operator): the next publish declares it again.
+    /// The right to declare the bot's queue, to one at a time: RabbitMQ tells the second one that the queue exists while the
+    /// first one's is still being made, and ends the connection of whoever consumes from it then.
+    pub(super) async fn turn(&self, bot: &BotId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(bot.clone()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
+    /// Whether the queue was deleted so lately that its consumers may not know yet. RabbitMQ 3.10 makes a consumer of a deleted
+    /// queue one of the queue that is declared in its place meanwhile, and drops what that one delivers: the bot would be silent until the
+    /// connection ends. So it is left to them to declare it again; meanwhile events are safe in `unrouted`.
+    fn is_just_deleted(&self, bot: &BotId) -> bool {
+        let missing = self.missing.read().unwrap_or_else(PoisonError::into_inner);
+        missing.get(bot).is_some_and(|since| since.elapsed() < MOURNING)
+    }
+
+    /// A look at the queue did not find it. If it was there before, it was deleted.
     pub(super) fn forget(&self, bot: &BotId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+        if self.bots.write().unwrap_or_else(PoisonError::into_inner).remove(bot) {
+            self.found_missing(bot);
+        }
+    }
+
+    /// An event found no queue of its bot.
+    pub(super) fn found_missing(&self, bot: &BotId) {
+        self.bots.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+        let mut missing = self.missing.write().unwrap_or_else(PoisonError::into_inner);
+        missing.entry(bot.clone()).or_insert_with(Instant::now);
     }
 
     /// Another broker may stand behind a new connection.
     pub(super) fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.bots.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -217,43 +286,53 @@ pub(super) struct Declarer(Mutex<DeclarerState>);
 #[derive(Debug, Default)]
 struct DeclarerState {
     channel: Option<Channel>,
-    failed: HashMap<BotId, (Instant, QueueError)>,
+    refused: HashMap<BotId, (Instant, QueueError)>,
 }
 
 impl Declarer {
     /// Makes sure `bot` has a queue. Publishes that arrive together wait for one declaration.
-    pub(super) async fn ensure(&self, session: &Session, declared: &Declared, bot: &BotId) -> Result<(), QueueError> {
+    pub(super) async fn ensure(&self, session: &Session, declared: &Declared, bot: &BotId) -> Result<(), DeclareError> {
         if declared.contains(bot) {
             return Ok(());
+        }
+        if declared.is_just_deleted(bot) {
+            return Err(DeclareError::JustDeleted);
         }
         let mut state = self.0.lock().await;
         if declared.contains(bot) {
             return Ok(());
         }
-        if let Some((at, error)) = state.failed.get(bot)
-            && at.elapsed() < FAILURE_MEMORY
+        if let Some((at, error)) = state.refused.get(bot)
+            && at.elapsed() < REFUSAL_MEMORY
         {
-            return Err(error.clone());
+            return Err(DeclareError::Refused(error.clone()));
         }
         // Taken out, so that a caller that gives up in the middle leaves no half-used channel behind.
         let channel = match state.channel.take() {
             Some(channel) if channel.status().connected() => channel,
-            _ => session.channel().await?,
+            _ => session.channel().await.map_err(DeclareError::Passing)?,
         };
-        match declare_bot(&channel, bot).await {
+        let turn = declared.turn(bot).await;
+        let outcome = declare_bot(&channel, bot).await;
+        drop(turn);
+        match &outcome {
             Ok(()) => {
                 state.channel = Some(channel);
-                state.failed.remove(bot);
+                state.refused.remove(bot);
                 declared.insert(bot);
-                Ok(())
             }
-            Err(error) => {
-                if !session.ended.is_cancelled() {
-                    tracing::error!(bot = %bot, %error, "the bot's queue could not be declared");
+            Err(DeclareError::Refused(error)) => {
+                // Said once, until it goes well.
+                let before = state.refused.insert(bot.clone(), (Instant::now(), error.clone()));
+                if before.is_none() {
+                    tracing::error!(bot = %bot, %error, "events of bot {bot} cannot be stored: its queue cannot be declared");
                 }
-                state.failed.insert(bot.clone(), (Instant::now(), error.clone()));
-                Err(error)
             }
+            Err(DeclareError::Passing(error)) => {
+                tracing::debug!(bot = %bot, %error, "the bot's queue is not declared yet");
+            }
+            Err(DeclareError::JustDeleted) => {}
         }
+        outcome
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::codec;
 use super::writer::Deletes;
 use crate::bot::BotId;
-use crate::queue::{Delivery, Receipt};
+use crate::queue::{Delivery, Places, Receipt};
 
 /// How long a consumer that was full waits for more acknowledgements, so that it reads rows in groups.
 const LINGER: Duration = Duration::from_millis(1);
@@ -62,9 +62,9 @@ impl Desk {
 }
 
 /// The deliveries of one consumer that are not acknowledged.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Out {
-    count: AtomicUsize,
+    places: Arc<Places>,
     freed: Notify,
 }
 
@@ -90,7 +90,7 @@ impl Reader {
     pub(super) async fn run(
         self,
         turn: impl Future<Output = Turn>,
-        prefetch: usize,
+        places: Arc<Places>,
         deliveries: mpsc::Sender<Delivery>,
         ended: CancellationToken,
     ) {
@@ -98,7 +98,7 @@ impl Reader {
             let _turn = turn.await;
             // What the consumer before acknowledged must be gone, or it would come again.
             self.deletes.settled().await;
-            self.serve(prefetch, &deliveries, &ended).await
+            self.serve(places, &deliveries, &ended).await
         };
         let failed = tokio::select! {
             biased;
@@ -106,7 +106,8 @@ impl Reader {
             error = serving => Some(error),
         };
         if let Some(error) = failed {
-            tracing::error!(bot = %self.bot, %error, "the queue's table could not be read; the consumer ends");
+            // The worker attaches another one, and a table that stays unreadable is reported as the store's state.
+            tracing::warn!(bot = %self.bot, %error, "the queue's table could not be read; the consumer ends");
         }
         ended.cancel();
     }
@@ -114,19 +115,23 @@ impl Reader {
     /// Hands out rows for ever; returns why it cannot.
     async fn serve(
         &self,
-        prefetch: usize,
+        places: Arc<Places>,
         deliveries: &mpsc::Sender<Delivery>,
         ended: &CancellationToken,
     ) -> sqlx::Error {
-        let out = Arc::new(Out::default());
+        let prefetch = places.free();
+        let out = Arc::new(Out {
+            places,
+            freed: Notify::new(),
+        });
         loop {
-            let mut room = prefetch.saturating_sub(out.count.load(Ordering::Acquire));
+            let mut room = out.places.free();
             if room == 0 {
                 out.freed.notified().await;
                 if prefetch >= LINGER_FROM {
                     tokio::time::sleep(LINGER).await;
                 }
-                room = prefetch.saturating_sub(out.count.load(Ordering::Acquire));
+                room = out.places.free();
             }
             let rows = match self.next_rows(room).await {
                 Ok(rows) => rows,
@@ -134,7 +139,7 @@ impl Reader {
             };
             let dry = rows.len() < room;
             for (id, blob) in rows {
-                out.count.fetch_add(1, Ordering::AcqRel);
+                out.places.take();
                 self.desk.handed_out.store(id, Ordering::Release);
                 let delivery = Delivery {
                     payload: codec::decode(blob),
@@ -165,7 +170,7 @@ impl Reader {
             // Once the consumer has ended, the row is another one's.
             if !ended.is_cancelled() {
                 deletes.row(id);
-                out.count.fetch_sub(1, Ordering::AcqRel);
+                out.places.give_back();
                 out.freed.notify_one();
             }
         })

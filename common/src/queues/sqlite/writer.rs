@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::QueryBuilder;
 use sqlx::sqlite::{Sqlite, SqlitePool};
@@ -30,6 +30,9 @@ const ROWS: [usize; 3] = [64, 8, 1];
 
 /// Wait before acknowledgements that could not be written are tried again.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// A disk that was busy is not by then.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Job {
     bot: BotId,
@@ -102,8 +105,8 @@ pub(super) struct Writer {
     /// Taken from `deletes` and not committed yet.
     rows: Vec<i64>,
     fences: Vec<oneshot::Sender<()>>,
-    /// Said once, not with every try.
-    failing: bool,
+    /// Since when nothing can be written, and whether the operator was told.
+    failing: Option<(Instant, bool)>,
 }
 
 /// Where a transaction failed.
@@ -131,7 +134,7 @@ impl Writer {
             deletes,
             rows: Vec::new(),
             fences: Vec::new(),
-            failing: false,
+            failing: None,
         };
         (publishes, writer)
     }
@@ -205,15 +208,13 @@ impl Writer {
         jobs.retain(|job| !job.answer.is_closed());
         let result = self.write(jobs).await;
         if let Err(Failure::Before(error) | Failure::AtCommit(error)) = &result {
-            if !std::mem::replace(&mut self.failing, true) {
-                tracing::error!(%error, "the queue's table cannot be written; trying again");
-            }
+            self.say_failing(error);
             // A publish that the disk refuses must not keep acknowledgements from it, which make room.
             if !jobs.is_empty() && self.write(&[]).await.is_ok() {
                 self.settle();
             }
         } else {
-            self.failing = false;
+            self.failing = None;
             self.settle();
         }
         let bots: HashSet<BotId> = jobs.iter().map(|job| job.bot.clone()).collect();
@@ -229,6 +230,21 @@ impl Writer {
             if let Some(desk) = self.desks.get(&bot) {
                 desk.published();
             }
+        }
+    }
+
+    /// Said once when it begins, and once when it does not pass by itself; not with every try.
+    fn say_failing(&mut self, error: &sqlx::Error) {
+        match self.failing {
+            None => {
+                tracing::warn!(%error, "the queue's table cannot be written; trying again");
+                self.failing = Some((Instant::now(), false));
+            }
+            Some((since, false)) if since.elapsed() > PATIENCE => {
+                tracing::error!(%error, "the queue's table cannot be written: events are refused until it can");
+                self.failing = Some((since, true));
+            }
+            Some(_) => {}
         }
     }
 

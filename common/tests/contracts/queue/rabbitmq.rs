@@ -39,7 +39,8 @@ async fn a_process_starts_without_a_broker_and_refuses_until_it_is_there() {
         began.elapsed()
     );
     let mut link = queue.link();
-    let down = link.wait_for(|state| matches!(state, Link::Down(reason) if !reason.contains("not connected yet")));
+    assert_eq!(*link.borrow(), Link::Connecting);
+    let down = link.wait_for(|state| matches!(state, Link::Down(_)));
     timeout(SOON, down).await.unwrap().unwrap();
 
     road.open();
@@ -185,6 +186,37 @@ async fn a_consumer_of_a_deleted_queue_ends_and_another_one_can_attach() {
     assert_eq!(key_of(&next(&mut deliveries).await), 1);
 }
 
+/// Two processes make the same new queues at the same moment, and events come at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_while_another_process_makes_the_queue_is_stored() {
+    const BOTS: usize = 40;
+    let vhost = Servers::rabbitmq().await;
+    let one: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    let other: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
+    let mut publishes = JoinSet::new();
+    for number in 0..BOTS {
+        for queue in [&one, &other] {
+            let (queue, to) = (Arc::clone(queue), format!("new{number}"));
+            publishes.spawn(async move { queue.publish(Arc::new(event(&to, number))).await });
+        }
+    }
+    let outcomes = publishes.join_all().await;
+    let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_bot_has_its_queue_before_any_event() {
+    let vhost = Servers::rabbitmq().await;
+    let queue = connect(vhost.amqp_url()).await;
+    queue.prepare(&bot("bot1")).await.unwrap();
+    assert_eq!(vhost.depth("openclaw.v1.bot.bot1").await, Some(0));
+    vhost.declare_plain("openclaw.v1.bot.odd").await;
+    let refused = queue.prepare(&bot("odd")).await.unwrap_err();
+    assert!(refused.to_string().contains("openclaw.v1.bot.odd"), "{refused}");
+    assert_eq!(*queue.link().borrow(), Link::Up);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_deleted_queue_wait_unrouted_and_can_be_published_again() {
     const EVENTS: usize = 640;
@@ -211,6 +243,11 @@ async fn events_of_a_deleted_queue_wait_unrouted_and_can_be_published_again() {
         let delivery = next(&mut unrouted).await;
         let envelope = delivery.payload.unwrap();
         assert_eq!(envelope.bot, bot("gone"));
+        // Its consumers had a moment to declare it; there are none.
+        eventually("the queue may be declared again", SOON, async || {
+            queue.prepare(&bot("gone")).await.is_ok()
+        })
+        .await;
         queue.publish(envelope).await.unwrap();
         delivery.receipt.ack();
     }
