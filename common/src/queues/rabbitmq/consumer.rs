@@ -382,7 +382,7 @@ impl Attached {
         if self.source == Source::Unrouted
             && let Some(Ok(envelope)) = payloads.first()
         {
-            self.declared.found_missing(&envelope.bot);
+            self.declared.found_missing(&envelope.bot, envelope.received_ms);
         }
         self.ledger.delivered(tag, payloads.len());
         if self.ledger.out() > self.prefetch {

@@ -4,7 +4,7 @@
 //! instead. Only arguments that mean the same from RabbitMQ 3.10 to 4.x are sent, and `x-delivery-limit` always, because
 //! the default of 4.x silently drops after 20 deliveries.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::link::Session;
 use crate::bot::BotId;
 use crate::queue::QueueError;
+use crate::time;
 
 /// The exchange every event is published to, with the bot's id as routing key.
 pub(super) const EVENTS: &str = "openclaw.v1.events";
@@ -220,7 +221,8 @@ pub(super) fn is_refused(error: &lapin::Error) -> bool {
 /// Which bots' queues are known to exist. Shared by both links: whoever learns that one is gone says so here.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
-    bots: RwLock<HashSet<BotId>>,
+    /// With the time at which they were, in Unix milliseconds.
+    bots: RwLock<HashMap<BotId, i64>>,
     /// Since when a queue that was there is missing.
     missing: RwLock<HashMap<BotId, Instant>>,
     turns: RwLock<HashMap<BotId, Arc<Mutex<()>>>>,
@@ -228,7 +230,10 @@ pub(super) struct Declared {
 
 impl Declared {
     fn contains(&self, bot: &BotId) -> bool {
-        self.bots.read().unwrap_or_else(PoisonError::into_inner).contains(bot)
+        self.bots
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(bot)
     }
 
     /// The queue is there.
@@ -237,7 +242,7 @@ impl Declared {
         self.bots
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(bot.clone());
+            .insert(bot.clone(), time::now_ms());
     }
 
     /// The right to declare the bot's queue, to one at a time: RabbitMQ tells the second one that the queue exists while the
@@ -260,14 +265,23 @@ impl Declared {
 
     /// A look at the queue did not find it. If it was there before, it was deleted.
     pub(super) fn forget(&self, bot: &BotId) {
-        if self.bots.write().unwrap_or_else(PoisonError::into_inner).remove(bot) {
-            self.found_missing(bot);
+        let before = self.bots.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+        if before.is_some() {
+            self.mourn(bot);
         }
     }
 
-    /// An event found no queue of its bot.
-    pub(super) fn found_missing(&self, bot: &BotId) {
-        self.bots.write().unwrap_or_else(PoisonError::into_inner).remove(bot);
+    /// An event that was received then found no queue of its bot. One from before the queue was declared says nothing new.
+    pub(super) fn found_missing(&self, bot: &BotId, received_ms: i64) {
+        let mut bots = self.bots.write().unwrap_or_else(PoisonError::into_inner);
+        if bots.get(bot).is_none_or(|declared_ms| *declared_ms <= received_ms) {
+            bots.remove(bot);
+            drop(bots);
+            self.mourn(bot);
+        }
+    }
+
+    fn mourn(&self, bot: &BotId) {
         let mut missing = self.missing.write().unwrap_or_else(PoisonError::into_inner);
         missing.entry(bot.clone()).or_insert_with(Instant::now);
     }
