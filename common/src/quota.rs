@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use board::{Board, Offer};
 pub use front::{Permit, Quota, Refused, Reservation};
-pub use urgency::Urgency;
+pub use urgency::{ToldToWait, Urgency};
 
 /// How late a send may start after its slot. Must exceed the cache's round trip plus scheduler noise: the Redis backend
 /// widens it, for every process, when it does not.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::patience::Patience;
 use super::fallback::{Admitted, Fallback, Source};
-use super::lines::{Lines, Place};
+use super::lines::{Later, Lines, Place};
 use super::{BOT, JITTER, LARGEST_SEARCHED, LATE_GUARD, Offer, Urgency};
 use crate::cache::{Cache, Level, Slot, Take};
 use crate::priority::Priority;
@@ -76,7 +76,12 @@ const NO_ID: u64 = u64::MAX;
 
 enum Answer {
     Slot(Held),
-    Later { at: Instant, level: usize },
+    /// `limited`: a limit says so, and not a cache that is late or away.
+    Later {
+        at: Instant,
+        level: usize,
+        limited: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -268,13 +273,13 @@ impl Quota {
                     place.served();
                     return Ok(held);
                 }
-                Answer::Later { at, level } => {
+                Answer::Later { at, level, limited } => {
                     let wait = at.saturating_duration_since(Instant::now());
                     if wait > PARK {
                         return Err(Refused::Park(wait));
                     }
-                    let at = patience.told_later(&levels[level], at);
-                    place.told_later(&levels[level].key, at);
+                    let opens = patience.told_later(&levels[level], at);
+                    place.told_later(&levels[level].key, Later { opens, limited });
                 }
             }
         }
@@ -286,7 +291,13 @@ impl Quota {
             let source = self.fallback().source(now);
             match source {
                 Source::Cache => return self.ask_cache(levels).await,
-                Source::Silence(until) => return Answer::Later { at: until, level: 0 },
+                Source::Silence(until) => {
+                    return Answer::Later {
+                        at: until,
+                        level: 0,
+                        limited: false,
+                    };
+                }
                 Source::Local => return self.ask_fallback(now, levels),
                 Source::Probe => {
                     if self.cache.ping().await.is_ok() {
@@ -321,19 +332,28 @@ impl Quota {
                     Err((later, level)) => {
                         self.return_to_cache(levels, &slot).await;
                         self.lines.reopen(levels, later);
-                        Answer::Later { at: later, level }
+                        Answer::Later {
+                            at: later,
+                            level,
+                            limited: true,
+                        }
                     }
                 }
             }
             Ok(Take::Later { wait, level }) => {
                 self.fallback().answered(now);
-                Answer::Later { at: now + wait, level }
+                Answer::Later {
+                    at: now + wait,
+                    level,
+                    limited: true,
+                }
             }
             Err(error) => {
                 self.fallback().failed(now, &error);
                 Answer::Later {
                     at: now + RETRY,
                     level: 0,
+                    limited: false,
                 }
             }
         }
@@ -355,6 +375,7 @@ impl Quota {
             Offer::Later { again, level } => Answer::Later {
                 at: fallback.instant(again),
                 level,
+                limited: true,
             },
         }
     }

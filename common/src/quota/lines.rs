@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::Urgency;
+use super::{ToldToWait, Urgency};
 use crate::cache::Level;
 use crate::priority::Priority;
 
@@ -33,6 +33,8 @@ pub(super) struct Lines {
 struct Line {
     /// Not worth asking before.
     opens: Instant,
+    /// Whether a limit says so, and not a cache that is late or away.
+    limited: bool,
     /// Questions asked before then were answered without what has been returned since.
     reopened: Option<Instant>,
     /// How many may ask at once.
@@ -50,9 +52,20 @@ pub(super) struct Place<'a> {
     rank: Rank,
     wake: Arc<Notify>,
     level: Option<String>,
+    /// While a limit makes this line wait.
+    told: Option<ToldToWait>,
     asking: bool,
     /// When its turn came last.
     asked: Instant,
+}
+
+/// What whoever asked in vain was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Later {
+    /// Not worth asking before.
+    pub(super) opens: Instant,
+    /// Whether a limit says so, and not a cache that is late or away.
+    pub(super) limited: bool,
 }
 
 enum Turn {
@@ -73,6 +86,7 @@ impl Lines {
             rank: (urgency.now(), order),
             wake: Arc::new(Notify::new()),
             level: None,
+            told: None,
             asking: false,
             asked: Instant::now(),
         };
@@ -115,7 +129,9 @@ impl Lines {
 
 impl Line {
     /// Somebody who asked at `asked` was told "later".
-    fn close(&mut self, opens: Instant, asked: Instant) {
+    fn close(&mut self, later: Later, asked: Instant) {
+        let Later { opens, limited } = later;
+        self.limited = limited;
         if self.reopened.is_none_or(|reopened| reopened < asked) {
             self.opens = self.opens.max(opens);
         }
@@ -218,40 +234,44 @@ impl Place<'_> {
     }
 
     /// The answer was "later": back into the line of the level that stands in the way.
-    pub(super) fn told_later(&mut self, level: &str, opens: Instant) {
+    pub(super) fn told_later(&mut self, level: &str, later: Later) {
         let mut lines = self.lines.lock();
         if self.level.as_deref() == Some(level)
             && let Some(line) = lines.get_mut(level)
         {
             line.asking -= usize::from(self.asking);
             self.asking = false;
-            line.close(opens, self.asked);
+            line.close(later, self.asked);
             line.waiting.insert(self.rank, self.wake.clone());
             line.call();
+            self.told = line.limited.then(|| self.urgency.told_to_wait());
             return;
         }
         self.leave(&mut lines, false);
-        self.join(&mut lines, level, Some(opens));
+        self.join(&mut lines, level, Some(later));
     }
 
-    fn join(&mut self, lines: &mut HashMap<String, Line>, level: &str, opens: Option<Instant>) {
+    fn join(&mut self, lines: &mut HashMap<String, Line>, level: &str, later: Option<Later>) {
         let line = lines.entry(level.to_owned()).or_insert_with(|| Line {
             opens: Instant::now(),
+            limited: false,
             reopened: None,
             width: 1,
             asking: 0,
             waiting: BTreeMap::new(),
         });
-        if let Some(opens) = opens {
-            line.close(opens, self.asked);
+        if let Some(later) = later {
+            line.close(later, self.asked);
         }
         line.waiting.insert(self.rank, self.wake.clone());
         // An earlier arrival than the head takes the head's place.
         line.call();
+        self.told = line.limited.then(|| self.urgency.told_to_wait());
         self.level = Some(level.to_owned());
     }
 
     fn leave(&mut self, lines: &mut HashMap<String, Line>, served: bool) {
+        self.told = None;
         let Some(level) = self.level.take() else {
             return;
         };
@@ -283,25 +303,55 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
+    fn later(opens: Instant) -> Later {
+        Later { opens, limited: true }
+    }
+
+    fn level(key: &str) -> [Level; 1] {
+        [Level {
+            key: key.to_owned(),
+            count: 1,
+            window: std::time::Duration::from_secs(1),
+        }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_stands_in_a_line_that_a_limit_has_closed_was_told_to_wait() {
+        let (lines, levels) = (Lines::default(), level("c:1"));
+        let [first, second, other] = [(); 3].map(|()| Urgency::new(Priority::Answer));
+        let second_from_now = Instant::now() + std::time::Duration::from_secs(1);
+        let mut asking = lines.arrive(0, &first, &levels);
+        assert!(!first.was_told_to_wait(), "it has not asked yet");
+        asking.told_later("c:1", later(second_from_now));
+        let waiting = lines.arrive(1, &second, &levels);
+        assert!(first.was_told_to_wait() && second.was_told_to_wait());
+        asking.turn().await;
+        asking.served();
+        assert!(!first.was_told_to_wait() && second.was_told_to_wait());
+        drop(waiting);
+        assert!(!second.was_told_to_wait(), "it has gone");
+
+        let mut asking = lines.arrive(2, &other, &levels);
+        let opens = Instant::now() + std::time::Duration::from_secs(1);
+        asking.told_later("c:1", Later { opens, limited: false });
+        assert!(!other.was_told_to_wait(), "the cache is late, which is no limit");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_from_before_a_slot_was_returned_does_not_close_the_line_again() {
         let (lines, urgency) = (Lines::default(), Urgency::new(Priority::Answer));
-        let levels = [Level {
-            key: "b:1".to_owned(),
-            count: 1,
-            window: std::time::Duration::from_secs(1),
-        }];
+        let levels = level("b:1");
         let second = Instant::now() + std::time::Duration::from_secs(1);
         let mut place = lines.arrive(0, &urgency, &levels);
-        place.told_later("b:1", second);
+        place.told_later("b:1", later(second));
         place.turn().await;
         lines.reopen(&levels, Instant::now());
-        place.told_later("b:1", second + std::time::Duration::from_secs(1));
+        place.told_later("b:1", later(second + std::time::Duration::from_secs(1)));
         place.turn().await;
         assert_eq!(Instant::now(), second, "the answer was older than the return");
         tokio::time::advance(std::time::Duration::from_millis(1)).await;
         place.turn().await;
-        place.told_later("b:1", second + std::time::Duration::from_secs(1));
+        place.told_later("b:1", later(second + std::time::Duration::from_secs(1)));
         place.turn().await;
         assert_eq!(Instant::now(), second + std::time::Duration::from_secs(1));
     }

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::bot::BotId;
 use crate::envelope::{Envelope, EventKey};
 use crate::outside;
-use crate::store::{ActionOutcome, ActionState, Change, NewAction, State, Step};
+use crate::priority::Priority;
+use crate::store::{ActionOutcome, ActionState, Arrival, Change, Intent, NewAction, State, Step};
 
 /// No due time is further away than this (a hundred years): both databases can add it to their clock.
 const FAR: i64 = 100 * 365 * 24 * 3600 * 1000;
@@ -83,6 +85,29 @@ pub(super) fn distinct<'a, T>(items: &'a [T], envelope: impl Fn(&'a T) -> &'a En
         }
     }
     result
+}
+
+/// For each event of a batch that is to be parked: which other parked one of its chat speaks for it, the first of the most
+/// urgent. The batch's rows do not see each other while they are written.
+pub(super) fn speakers(firsts: &[(Name<'_>, &Arrival)]) -> Vec<Option<usize>> {
+    let mut speakers: HashMap<(&BotId, &str), (Priority, usize)> = HashMap::new();
+    let parked = |arrival: &Arrival| {
+        let envelope = &arrival.envelope;
+        (arrival.intent == Intent::Park).then(|| Priority::of(envelope, 0))
+    };
+    for (place, (_, arrival)) in firsts.iter().enumerate() {
+        if let Some(priority) = parked(arrival) {
+            let chat = (&arrival.envelope.bot, &*arrival.envelope.chat);
+            let speaker = speakers.entry(chat).or_insert((priority, place));
+            *speaker = (*speaker).min((priority, place));
+        }
+    }
+    let speaker = |(place, (_, arrival)): (usize, &(Name<'_>, &Arrival))| {
+        parked(arrival)?;
+        let (_, speaker) = speakers.get(&(&arrival.envelope.bot, &*arrival.envelope.chat))?;
+        (*speaker != place).then_some(*speaker)
+    };
+    firsts.iter().enumerate().map(speaker).collect()
 }
 
 /// One change, as columns of one update that serves every kind of step.

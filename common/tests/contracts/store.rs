@@ -118,6 +118,8 @@ promises!(
         an_answer_pulls_along_what_stands_before_it_in_its_chat,
         answers_and_all_else_have_room_of_their_own,
         every_row_of_a_long_chat_comes_in_its_turn,
+        of_what_goes_behind_a_lane_one_row_speaks_for_the_others,
+        a_copy_speaks_for_nobody,
         a_chat_whose_rows_all_rely_on_one_that_is_gone_is_found_again;
     tenants:
         a_stopped_tenant_stays_stopped_until_it_is_resumed,

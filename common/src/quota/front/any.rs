@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::patience::Patience;
-use super::{Answer, Held, Level, Permit, Quota, Refused, Urgency};
+use super::{Answer, Held, Later, Level, Permit, Quota, Refused, Urgency};
 
 /// A slot of one of several ways, taken and not yet used. To be redeemed or returned.
 #[derive(Debug)]
@@ -137,13 +137,13 @@ impl Quota {
                     place.served();
                     return Ok((way, held));
                 }
-                Answer::Later { at, level } => {
+                Answer::Later { at, level, limited } => {
                     let wait = at.saturating_duration_since(Instant::now());
                     if wait > super::PARK {
                         return Err(Refused::Park(wait));
                     }
-                    let at = patience.told_later(&levels[level], at);
-                    place.told_later(&levels[level].key, at);
+                    let opens = patience.told_later(&levels[level], at);
+                    place.told_later(&levels[level].key, Later { opens, limited });
                 }
             }
         }

@@ -73,6 +73,17 @@ changed AS (
         attempt = coalesce(f.attempt, e.attempt),
         due_at = now() + f.due_ms * interval '1 millisecond',
         hold = coalesce(f.hold, e.hold),
+        -- What goes behind its lane, due at once, is covered by a row that already waits there: one that stands before it, or
+        -- is due. No join, and ordered like the index: see `begin.rs`.
+        covered = CASE
+            WHEN f.hold AND f.due_ms = 0 THEN (
+                SELECT true FROM events w
+                WHERE w.bot = e.bot AND w.chat = e.chat AND w.state = 'waiting' AND w.priority <= e.priority
+                    AND w.covered IS NOT TRUE AND (w.due_at <= now() OR (w.hold AND w.position + 0 < e.position))
+                ORDER BY w.priority, w.position LIMIT 1
+            ) IS NOT NULL
+            ELSE false
+        END,
         last_class = coalesce(f.class, e.last_class),
         last_code = CASE WHEN f.class IS NULL THEN e.last_code ELSE f.code END,
         last_error = coalesce(f.error, e.last_error),

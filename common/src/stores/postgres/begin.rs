@@ -8,7 +8,7 @@ use super::session::Session;
 use crate::envelope::Envelope;
 use crate::priority::Priority;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
-use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence};
+use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence, speakers};
 use crate::stores::records::{ActionRecord, EventRecord, answers};
 
 /// Events of one statement: the size of a block of `event_position`.
@@ -16,9 +16,9 @@ const BLOCK: usize = 1000;
 
 /// New rows in key order, so that two batches wait for each other instead of deadlocking; existing unfinished ones get a
 /// higher fence; finished and waiting ones are not returned. A new message that one of our sends was answered with is `done`
-/// (`OFFSET 0` keeps the planner from looking for it in each place that asks). Of a chat's parked rows those that a row found here will bring
-/// forward are covered. The planner has to look there by chat, so its text rules the other ways out: it is no join, ordered
-/// like the index, and hides that only speakers count.
+/// (`OFFSET 0` keeps the planner from looking for it in each place that asks). Of a chat's parked rows those that a row found
+/// here, or another new one of this batch, will bring forward are covered. The planner has to look there by chat, so its text
+/// rules the other ways out: it is no join, ordered like the index, and hides that only speakers count.
 const BEGIN: &str = concat!(
     "WITH block AS MATERIALIZED (SELECT nextval('event_position') AS first)
      INSERT INTO events AS e (app_id, key, bot, chat, type, tenant, happened_ms, received_at, created_at, traceparent,
@@ -29,20 +29,25 @@ const BEGIN: &str = concat!(
             CASE WHEN i.ours THEN 'done' WHEN i.park THEN 'waiting' ELSE 'received' END,
             CASE WHEN i.park AND NOT i.ours THEN now() END, i.park, i.starts,
             block.first + i.ord - 1, i.priority,
-            i.park AND (SELECT true FROM events w
-                        WHERE w.bot = i.bot AND w.chat = i.chat AND w.state = 'waiting' AND w.priority <= i.priority
-                          AND w.covered IS NOT TRUE AND (w.hold OR w.due_at <= now())
-                        ORDER BY w.priority, w.position LIMIT 1) IS NOT NULL,
+            i.park AND ((i.speaker IS NOT NULL
+                         AND (SELECT true FROM events s
+                              WHERE s.app_id = ($1::text[])[i.speaker] AND s.key = ($2::text[])[i.speaker]) IS NULL
+                         AND (SELECT true FROM actions a
+                              WHERE a.message_id COLLATE \"C\" = ($2::text[])[i.speaker] LIMIT 1) IS NULL)
+                        OR (SELECT true FROM events w
+                            WHERE w.bot = i.bot AND w.chat = i.chat AND w.state = 'waiting' AND w.priority <= i.priority
+                              AND w.covered IS NOT TRUE AND (w.hold OR w.due_at <= now())
+                            ORDER BY w.priority, w.position LIMIT 1) IS NOT NULL),
             CASE WHEN i.ours THEN now() END
      FROM (SELECT u.*, timestamptz 'epoch' + u.received_ms * interval '1 millisecond' AS received_at,
                   u.type = '",
     message_type!(),
     "' AND (SELECT true FROM actions a WHERE a.message_id COLLATE \"C\" = u.key LIMIT 1) IS NOT NULL AS ours
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
-                       $9::text[], $10::bytea[], $11::smallint[], $12::boolean[], $13::integer[], $14::smallint[])
-                WITH ORDINALITY
+                       $9::text[], $10::bytea[], $11::smallint[], $12::boolean[], $13::integer[], $14::smallint[],
+                       $15::integer[]) WITH ORDINALITY
                 AS u (app_id, key, bot, chat, type, tenant, happened_ms, received_ms, traceparent, envelope, origin, park,
-                      starts, priority, ord)
+                      starts, priority, speaker, ord)
            OFFSET 0) AS i
      CROSS JOIN block
      ORDER BY i.app_id, i.key
@@ -162,6 +167,9 @@ async fn take_block(connection: Session<'_>, block: &[(Name<'_>, &Arrival)]) -> 
     let mut parks = Vec::with_capacity(block.len());
     let mut starts = Vec::with_capacity(block.len());
     let mut priorities = Vec::with_capacity(block.len());
+    // Numbered from 1, as arrays are.
+    let number = |place: usize| i32::try_from(place + 1).unwrap_or(i32::MAX);
+    let speakers: Vec<Option<i32>> = speakers(block).into_iter().map(|place| place.map(number)).collect();
     for (name, arrival) in block {
         columns.push(name, &arrival.envelope);
         parks.push(arrival.intent == Intent::Park);
@@ -172,6 +180,7 @@ async fn take_block(connection: Session<'_>, block: &[(Name<'_>, &Arrival)]) -> 
         .bind(&parks)
         .bind(&starts)
         .bind(&priorities)
+        .bind(&speakers)
         .fetch_all(connection)
         .await
 }

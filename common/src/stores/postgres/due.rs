@@ -29,34 +29,31 @@ const TAKE_UNFINISHED: &str = concat!(
     event_columns!()
 );
 
-/// Whether no holding row of the same chat, earlier and not due, stands before the row of that alias. The scalar subquery is
-/// no anti-join, or the planner would read every holding row of the bot; and in `coalesce` it is expected to be true, or the
-/// planner would not believe that a few rows are enough. `+ 0` and the order keep it from the index by position.
-macro_rules! is_free {
-    ($row:literal) => {
+/// Where the chat of that name is blocked from: its first holding row that is not due. What stands before it is free. Says
+/// nothing of the state, which a time to come implies: so no index but `events_blocking` will do, and what is due already is
+/// not read, however much of it there is.
+macro_rules! wall {
+    ($chat:literal) => {
         concat!(
-            "coalesce((
-                SELECT false FROM events h
-                WHERE h.bot = $1 AND h.chat = ",
-            $row,
-            ".chat AND h.state = 'waiting' AND h.hold AND h.due_at > now() AND h.position + 0 < ",
-            $row,
-            ".position ORDER BY h.due_at LIMIT 1
-            ), true)"
+            "(SELECT min(h.position) FROM events h
+              WHERE h.bot = $1 AND h.chat = ",
+            $chat,
+            " AND h.hold AND h.due_at > now())"
         )
     };
 }
 
-/// The rows that speak for the most urgent chats. More than are wanted: several may be of one chat.
+/// The rows that speak for the most urgent chats. More than are wanted: several may be of one chat. In `coalesce` the
+/// condition is expected to be true, or the planner would not believe that a few rows are enough.
 macro_rules! urgent {
     ($priority:literal, $limit:literal) => {
         concat!(
             "(SELECT u.chat, u.priority, u.due_at, u.position FROM events u
               WHERE u.bot = $1 AND u.state = 'waiting' AND NOT u.covered AND u.priority = ",
             $priority,
-            " AND u.due_at <= now() AND u.chat <> ALL ($2::text[]) AND ",
-            is_free!("u"),
-            " ORDER BY u.due_at, u.position LIMIT 8 * ",
+            " AND u.due_at <= now() AND u.chat <> ALL ($2::text[]) AND coalesce(u.position < ",
+            wall!("u.chat"),
+            ", true) ORDER BY u.due_at, u.position LIMIT 2 * ",
             $limit,
             ")"
         )
@@ -76,7 +73,7 @@ macro_rules! first {
 }
 
 /// Finds the most urgent chats by the rows that speak for them, takes from each its first due rows, and brings the next one
-/// of each forward: work for the rows taken, however many wait.
+/// of each forward, unless that one speaks for itself: work for the rows taken, however many wait.
 const TAKE_DUE: &str = concat!(
     "WITH urgent AS MATERIALIZED (",
     urgent!("0", "$4"),
@@ -96,7 +93,10 @@ const TAKE_DUE: &str = concat!(
      ),
      due AS MATERIALIZED (
          SELECT head.app_id, head.key, head.position, chats.rank
-         FROM chats CROSS JOIN LATERAL (
+         FROM (SELECT chat, rank, ",
+    wall!("chats.chat"),
+    " AS wall FROM chats OFFSET 0) AS chats
+         CROSS JOIN LATERAL (
              SELECT * FROM (",
     first!("0"),
     " UNION ALL ",
@@ -105,9 +105,8 @@ const TAKE_DUE: &str = concat!(
     first!("2"),
     ") AS first ORDER BY first.priority = 2, first.position LIMIT $3
          ) AS head
-         WHERE ",
-    is_free!("head"),
-    "),
+         WHERE coalesce(head.position < chats.wall, true)
+     ),
      wanted AS MATERIALIZED (
          (SELECT app_id, key FROM due WHERE rank = 0 ORDER BY position LIMIT $4)
          UNION ALL
@@ -122,12 +121,12 @@ const TAKE_DUE: &str = concat!(
          UPDATE events e SET covered = false
          FROM (SELECT DISTINCT chat FROM locked) AS chats
          CROSS JOIN LATERAL (
-             SELECT n.app_id, n.key FROM events n
-             WHERE n.bot = $1 AND n.chat = chats.chat AND n.state = 'waiting' AND n.covered
+             SELECT n.app_id, n.key, n.covered FROM events n
+             WHERE n.bot = $1 AND n.chat = chats.chat AND n.state = 'waiting' AND (n.covered OR n.hold OR n.due_at <= now())
                AND (n.app_id, n.key) NOT IN (SELECT app_id, key FROM locked)
              ORDER BY n.priority, n.position LIMIT 1
          ) AS next
-         WHERE e.app_id = next.app_id AND e.key = next.key
+         WHERE e.app_id = next.app_id AND e.key = next.key AND next.covered
      )
      UPDATE events e
      SET fence = e.fence + 1, due_at = NULL, covered = false,
@@ -140,7 +139,7 @@ const TAKE_DUE: &str = concat!(
 /// What waits behind each chat, and chats all of whose rows are covered. 2 is a replay.
 const HELD: &str = "SELECT chat, count(*), min(priority)::bigint, min(position) FILTER (WHERE priority <> 2),
     bool_and(covered)
-    FROM events WHERE bot = $1 AND state = 'waiting' AND hold GROUP BY chat";
+    FROM events WHERE bot = $1 AND hold AND due_at IS NOT NULL GROUP BY chat";
 
 /// Brings one row of each chat forward.
 const UNCOVER: &str = "UPDATE events e SET covered = false

@@ -31,6 +31,13 @@ const CHANGE: &str = "
         attempt = coalesce(i.value ->> 5, e.attempt),
         due_at = ?1 + (i.value ->> 6),
         hold = coalesce(i.value ->> 7, e.hold),
+        -- What goes behind its lane, due at once, is covered by a row that already waits there: one that stands before it, or
+        -- is due.
+        covered = CASE WHEN i.value ->> 7 AND i.value ->> 6 = 0 THEN EXISTS (
+                SELECT 1 FROM events w INDEXED BY events_waiting
+                WHERE w.bot = e.bot AND w.chat = e.chat AND w.state = 'waiting' AND w.priority <= e.priority
+                  AND NOT w.covered AND (w.due_at <= ?1 OR (w.hold AND w.position < e.position)))
+            ELSE 0 END,
         last_class = coalesce(i.value ->> 8, e.last_class),
         last_code = CASE WHEN i.value ->> 8 IS NULL THEN e.last_code ELSE i.value ->> 9 END,
         last_error = coalesce(i.value ->> 10, e.last_error),

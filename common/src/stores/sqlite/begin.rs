@@ -9,7 +9,7 @@ use crate::envelope::Envelope;
 use crate::priority::Priority;
 use crate::sqlite::Sqlite;
 use crate::store::{Arrival, Begun, Burial, Intent, StoreError};
-use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence};
+use crate::stores::batch::{Name, clean, distinct, message_type, received_ms, sentence, speakers};
 use crate::stores::records::{ActionRecord, EventRecord, answers};
 use crate::time::now_ms;
 
@@ -23,8 +23,8 @@ macro_rules! envelope_columns {
 }
 
 /// In the order of the array, which is the order of delivery, so `position` grows in it. Existing unfinished rows get a
-/// higher fence; finished and waiting ones are not returned. A new message that one of our sends was answered with is `done`. Of a chat's parked rows those that a row found here will bring
-/// forward are covered.
+/// higher fence; finished and waiting ones are not returned. A new message that one of our sends was answered with is `done`.
+/// Of a chat's parked rows those that a row found here, or another new one of this batch, will bring forward are covered.
 const BEGIN: &str = concat!(
     "INSERT INTO events (app_id, key, bot, chat, type, tenant, traceparent, happened_ms, received_at, created_at, envelope,
                          origin, state, due_at, hold, handler_starts, priority, finished_at, covered)
@@ -33,9 +33,15 @@ const BEGIN: &str = concat!(
     "CASE WHEN i.ours THEN 'done' WHEN i.value ->> 12 THEN 'waiting' ELSE 'received' END,
      CASE WHEN i.value ->> 12 AND NOT i.ours THEN ?1 END, i.value ->> 12, i.value ->> 13, i.value ->> 14,
      CASE WHEN i.ours THEN ?1 END,
-     i.value ->> 12 AND EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
-                                WHERE w.bot = i.value ->> 2 AND w.chat = i.value ->> 3 AND w.state = 'waiting'
-                                  AND w.priority <= i.value ->> 14 AND NOT w.covered AND (w.hold OR w.due_at <= ?1))
+     i.value ->> 12
+     AND ((i.value ->> '$[15][1]' IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM events s
+                           WHERE s.app_id = i.value ->> '$[15][0]' AND s.key = i.value ->> '$[15][1]')
+           AND NOT EXISTS (SELECT 1 FROM actions a INDEXED BY actions_by_message
+                           WHERE a.message_id = i.value ->> '$[15][1]'))
+          OR EXISTS (SELECT 1 FROM events w INDEXED BY events_waiting
+                     WHERE w.bot = i.value ->> 2 AND w.chat = i.value ->> 3 AND w.state = 'waiting'
+                       AND w.priority <= i.value ->> 14 AND NOT w.covered AND (w.hold OR w.due_at <= ?1)))
      FROM (SELECT j.key, j.value, j.value ->> 4 = '",
     message_type!(),
     "' AND EXISTS (SELECT 1 FROM actions a INDEXED BY actions_by_message WHERE a.message_id = j.value ->> 1) AS ours
@@ -61,12 +67,13 @@ const BURY: &str = concat!(
      RETURNING position"
 );
 
-/// One row of input: an envelope, two columns of the statement's own, and the priority.
+/// One row of input: an envelope, two columns of the statement's own, the priority, and the name of another one.
 fn row<'a, A: Serialize + 'a, B: Serialize + 'a>(
     name: &'a Name<'a>,
     envelope: &'a Envelope,
     bodies: &mut Bodies,
     own: (A, B),
+    speaker: Option<&'a Name<'a>>,
 ) -> impl Serialize + use<'a, A, B> {
     let (start, length) = bodies.push(&envelope.body);
     (
@@ -85,6 +92,7 @@ fn row<'a, A: Serialize + 'a, B: Serialize + 'a>(
         own.0,
         own.1,
         Priority::of(envelope, 0).as_number(),
+        speaker.map(|name| (&name.0, &name.1)),
     )
 }
 
@@ -105,12 +113,14 @@ async fn take(
     let mut bodies = Bodies::new();
     let rows: Vec<_> = firsts
         .iter()
-        .map(|(name, arrival)| {
+        .zip(speakers(firsts))
+        .map(|((name, arrival), speaker)| {
             let own = (
                 arrival.intent == Intent::Park,
                 i32::from(arrival.intent == Intent::Start),
             );
-            row(name, &arrival.envelope, &mut bodies, own)
+            let speaker = speaker.and_then(|place| firsts.get(place)).map(|(name, _)| name);
+            row(name, &arrival.envelope, &mut bodies, own, speaker)
         })
         .collect();
     let rows = json(&rows)?;
@@ -146,6 +156,7 @@ async fn bury_all(database: &Sqlite, firsts: &[(Name<'_>, &Burial)]) -> Result<(
                 &death.envelope,
                 &mut bodies,
                 (death.class, sentence(&death.error)),
+                None,
             )
         })
         .collect();

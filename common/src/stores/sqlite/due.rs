@@ -48,7 +48,7 @@ macro_rules! urgent {
             $priority,
             " AND u.due_at <= ?1 AND u.chat NOT IN (SELECT value FROM json_each(?3)) AND ",
             is_free!("u"),
-            " ORDER BY u.due_at, u.position LIMIT 8 * ",
+            " ORDER BY u.due_at, u.position LIMIT 2 * ",
             $limit,
             ")"
         )
@@ -110,10 +110,10 @@ const TAKE_DUE: &str = concat!(
     event_columns!()
 );
 
-/// Brings the next row of each chat forward, now that those that spoke for it are taken.
-const BRING_FORWARD: &str = "UPDATE events SET covered = 0 WHERE position IN (
+/// Brings the next row of each chat forward, now that those that spoke for it are taken, unless it speaks for itself.
+const BRING_FORWARD: &str = "UPDATE events SET covered = 0 WHERE covered AND position IN (
         SELECT (SELECT n.position FROM events n INDEXED BY events_waiting
-                WHERE n.bot = ?1 AND n.chat = chats.value AND n.state = 'waiting' AND n.covered
+                WHERE n.bot = ?1 AND n.chat = chats.value AND n.state = 'waiting' AND (n.covered OR n.hold OR n.due_at <= ?3)
                 ORDER BY n.priority, n.position LIMIT 1)
         FROM json_each(?2) AS chats
     )";
@@ -128,7 +128,9 @@ pub(super) async fn unfinished(database: &Sqlite, bot: &BotId, held: &[EventKey]
         .map(|(chat, ..)| chat.as_str())
         .collect();
     if !mute.is_empty() {
-        bring_forward(&database.writer, bot, &mute).await.map_err(store_error)?;
+        bring_forward(&database.writer, now_ms(), bot, &mute)
+            .await
+            .map_err(store_error)?;
     }
     Ok(Unfinished {
         rows: rows(events, actions)?,
@@ -190,7 +192,7 @@ async fn take(
     if !events.is_empty() {
         let chats: HashSet<&str> = events.iter().map(|event| event.chat.as_str()).collect();
         let chats: Vec<&str> = chats.into_iter().collect();
-        bring_forward(&mut *transaction, bot, &chats).await?;
+        bring_forward(&mut *transaction, now, bot, &chats).await?;
     }
     let actions = actions(&mut transaction, now, &events).await?;
     transaction.commit().await?;
@@ -199,12 +201,14 @@ async fn take(
 
 async fn bring_forward<'e>(
     executor: impl sqlx::SqliteExecutor<'e>,
+    now: i64,
     bot: &BotId,
     chats: &[&str],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(BRING_FORWARD)
         .bind(bot.as_str())
         .bind(json(chats)?)
+        .bind(now)
         .execute(executor)
         .await?;
     Ok(())

@@ -9,7 +9,7 @@ use openclaw_common::stores::postgres::Postgres;
 use sqlx::{Connection, PgConnection};
 use testkit::eventually;
 
-use super::world::{World, arrival, bot, outcome};
+use super::world::{World, arrival, bot, outcome, room};
 
 #[tokio::test]
 async fn an_empty_database_says_what_to_run() {
@@ -100,6 +100,58 @@ async fn no_event_reads_the_whole_table_of_a_new_database() {
     // Five looks at an event and its action, with what is left of their earlier versions; all of an index would be 5,000.
     let entries = read("idx_tup_read", "indexes").await;
     assert!(entries < 2_000, "{entries} entries of indexes for 100 events");
+}
+
+/// Entries of indexes that are read for each row that is taken from the waiting room, where each of 100 chats has that many.
+async fn entries_for_a_row(rows: usize, statistics: bool) -> i64 {
+    const TAKEN: i64 = 8 * 64;
+    let world = World::postgres().await;
+    for number in 0..rows / 5 {
+        let name = |chat: usize, row: usize| (format!("om_{chat}_{number}_{row}"), format!("oc_{chat}"));
+        let parked = (0..500).map(|event| name(event % 100, event / 100));
+        let parked = parked.map(|(key, chat)| arrival(&key, &chat, Intent::Park));
+        world.begin(parked.collect()).await;
+    }
+    if statistics {
+        world.execute("ANALYZE events").await;
+    }
+    let read = async |column: &str, tables: &str| {
+        world
+            .number(&format!(
+                "SELECT sum({column})::bigint FROM pg_stat_user_{tables} WHERE relname = 'events'"
+            ))
+            .await
+    };
+    eventually("the counts of writing are told", Duration::from_secs(20), async || {
+        read("n_tup_ins", "tables").await == 100 * rows as i64
+    })
+    .await;
+    let (entries, written) = (read("idx_tup_read", "indexes").await, read("n_tup_upd", "tables").await);
+    let other = world.other();
+    for _ in 0..TAKEN / 64 {
+        assert_eq!(other.take_due(&bot(), room(&[], 4, 64)).await.unwrap().len(), 64);
+    }
+    // Its connections tell their counts when they end.
+    drop(other);
+    eventually("the counts of taking are told", Duration::from_secs(20), async || {
+        read("n_tup_upd", "tables").await >= written + TAKEN
+    })
+    .await;
+    (read("idx_tup_read", "indexes").await - entries) / TAKEN
+}
+
+/// The plans must hold on a new table, of which PostgreSQL knows nothing, and on one that it has looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_into_the_waiting_room_reads_for_what_it_takes_and_not_for_what_waits() {
+    for statistics in [false, true] {
+        let few = entries_for_a_row(20, statistics).await;
+        let many = entries_for_a_row(320, statistics).await;
+        assert!(many < 40, "{many} entries of indexes for each row that is taken");
+        assert!(
+            many < few + few / 2,
+            "{few} entries for a row, but {many} where sixteen times as many wait"
+        );
+    }
 }
 
 #[tokio::test]

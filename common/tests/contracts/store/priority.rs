@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use openclaw_common::priority::Priority;
-use openclaw_common::store::{ActionState, Intent, Replay, Room};
+use openclaw_common::store::{ActionState, Intent, Replay, Room, Step};
 
-use super::world::{World, arrival, bot, keys, notification, room};
+use super::world::{HOUR, World, arrival, bot, change, keys, notification, room, taken, wait};
 
 /// Replays everything that is dead, due now.
 async fn replay(world: &World) {
@@ -112,6 +112,54 @@ pub(super) async fn every_row_of_a_long_chat_comes_in_its_turn(world: World) {
         taken.extend(rows);
     }
     assert_eq!(taken, expected);
+}
+
+/// However the rows of a chat get there, the search for what is next meets one of them.
+pub(super) async fn of_what_goes_behind_a_lane_one_row_speaks_for_the_others(world: World) {
+    let speakers = "SELECT count(*) FROM events WHERE state = 'waiting' AND NOT covered";
+    // All at once, before anything waits there.
+    let parked = (0..20).map(|number| arrival(&format!("om_{number}"), "oc_1", Intent::Park));
+    world.begin(parked.collect()).await;
+    assert_eq!(world.number(speakers).await, 1);
+    // From memory, behind one that failed and one that was parked.
+    for (chat, first) in [("oc_2", HOUR), ("oc_3", Duration::ZERO)] {
+        let key = |number: usize| format!("{chat}_{number}");
+        let held = (0..20).map(|number| arrival(&key(number), chat, Intent::Hold));
+        let mut rows: Vec<_> = world.begin(held.collect()).await.into_iter().map(taken).collect();
+        assert!(world.step(&rows.remove(0), wait(first, true)).await);
+        let changes: Vec<_> = rows.iter().map(|row| change(row, wait(Duration::ZERO, true))).collect();
+        assert!(
+            world
+                .store
+                .apply(&changes)
+                .await
+                .unwrap()
+                .iter()
+                .all(|applied| *applied)
+        );
+    }
+    assert_eq!(world.number(speakers).await, 3);
+    world.pass("events", "due_at", "oc_2_0", HOUR).await;
+    let mut found = Vec::new();
+    while found.len() < 60 {
+        let rows = keys(&world.store.take_due(&bot(), room(&[], 4, 64)).await.unwrap());
+        assert!(!rows.is_empty(), "stuck after {found:?}");
+        found.extend(rows);
+    }
+    for chat in ["om", "oc_2", "oc_3"] {
+        let of_chat = found.iter().filter_map(|key| key.strip_prefix(chat)?.strip_prefix('_'));
+        let numbers: Vec<usize> = of_chat.map(|number| number.parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "{chat}: {numbers:?}");
+    }
+}
+
+/// The first of a batch would speak for the others, but it is a copy of an event that is done and never gets there.
+pub(super) async fn a_copy_speaks_for_nobody(world: World) {
+    let done = world.start("om_1").await;
+    assert!(world.step(&done, Step::Finish(Vec::new())).await);
+    let parked = ["om_1", "om_2", "om_3"].map(|key| arrival(key, "oc_1", Intent::Park));
+    world.begin(parked.to_vec()).await;
+    assert_eq!(keys(&world.take_due(10).await), ["om_2", "om_3"]);
 }
 
 pub(super) async fn a_chat_whose_rows_all_rely_on_one_that_is_gone_is_found_again(world: World) {
