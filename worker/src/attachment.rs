@@ -89,8 +89,6 @@ pub(crate) struct Attachment {
     evicting: HashMap<Arc<str>, usize>,
     prefetch: usize,
     turnover: Turnover,
-    /// What moved fast has come to a halt, and chats still hold more than slow ones may.
-    crammed: bool,
     /// The waiting room may hold more of what no person waits for than memory had room for: new ones go behind it.
     crowded: bool,
 }
@@ -145,7 +143,6 @@ impl Attachment {
             evicting: HashMap::new(),
             prefetch: usize::from(prefetch),
             turnover: Turnover::new(prefetch, Instant::now()),
-            crammed: false,
             crowded: false,
             unsure: false,
             looked: Instant::now(),
@@ -224,8 +221,7 @@ impl Attachment {
             while let Some(ended) = self.put_off.pop_front() {
                 self.ended(ended).await;
             }
-            self.crammed |= self.turnover.has_slowed(Instant::now(), self.is_short());
-            if self.crammed {
+            if self.turnover.is_slow_at(Instant::now(), self.is_short()) {
                 self.make_room();
             }
             // What is on its way into the waiting room is not counted there yet: its ending wakes this loop.

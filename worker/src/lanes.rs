@@ -18,7 +18,7 @@ use openclaw_common::store::{Behind, Intent};
 
 /// Events of one chat in memory (`design.md` §3.6). More would only make one chat's backlog everybody's memory.
 pub(crate) const LANE_CAP: usize = 8;
-/// Events of one chat in memory while the bot's memory is short and slow to be renewed.
+/// Events of a held up chat in memory while the bot's memory is short and slow to be renewed.
 pub(crate) const TIGHT_CAP: usize = 2;
 /// A lane at or below this, with rows behind it, wants them.
 const LOW_WATER: usize = 2;
@@ -97,6 +97,12 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Whether its running event was told to wait: it is the chat's turn that is far, and not the machine that is slow.
+    fn is_held_up(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|(_, urgency)| urgency.was_told_to_wait())
+    }
+
     /// As urgent as the most urgent event here or behind.
     fn priority(&self) -> Priority {
         let waiting = self.queue.values().map(|(priority, _)| *priority);
@@ -120,10 +126,14 @@ impl<T> Default for Lanes<T> {
 
 impl<T> Lanes<T> {
     /// Decides a new event's course and keeps a place for it until [`Lanes::enter`] or [`Lanes::cancel`].
-    /// `tight`: memory is short, so the chat gets less of it. `room`: whether the bot's memory takes one more.
+    /// `tight`: memory is short, so a chat that is held up gets less of it. `room`: whether the bot's memory takes one more.
     pub(crate) fn reserve(&mut self, chat: &Arc<str>, priority: Priority, tight: bool, room: bool) -> Intent {
-        let cap = if tight { TIGHT_CAP } else { LANE_CAP };
         let lane = self.lanes.entry(chat.clone()).or_default();
+        let cap = if tight && lane.is_held_up() {
+            TIGHT_CAP
+        } else {
+            LANE_CAP
+        };
         let intent = match lane.len() {
             _ if lane.behind > 0 || !room => Intent::Park,
             0 => Intent::Start,
@@ -259,14 +269,18 @@ impl<T> Lanes<T> {
         self.sweep(chat);
     }
 
-    /// Empties the chat's queue: its events go behind. Counted at once, so that nothing passes while the commits are on their
-    /// way.
-    pub(crate) fn evict(&mut self, chat: &str) -> Vec<T> {
+    /// Empties the chat's queue from the first event on that is `meant`: it and what stands after it goes behind. Counted at
+    /// once, so that nothing passes while the commits are on their way.
+    pub(crate) fn evict(&mut self, chat: &str, meant: impl Fn(&T) -> bool) -> Vec<T> {
         let Some(lane) = self.lanes.get_mut(chat) else {
             return Vec::new();
         };
         let priority = lane.priority();
-        let evicted = std::mem::take(&mut lane.queue);
+        let mut queue = lane.queue.iter();
+        let Some(first) = queue.find_map(|(seat, (_, event))| meant(event).then_some(*seat)) else {
+            return Vec::new();
+        };
+        let evicted = lane.queue.split_off(&first);
         lane.add_behind(evicted.len() as u64, priority);
         for (priority, _) in evicted.values() {
             self.leaves(*priority);
@@ -286,6 +300,13 @@ impl<T> Lanes<T> {
     pub(crate) fn longer_than(&self, events: usize) -> Vec<Arc<str>> {
         let longer = self.lanes.iter().filter(|(_, lane)| lane.len() > events);
         longer.map(|(chat, _)| chat.clone()).collect()
+    }
+
+    /// Chats that are held up with more than that many events in memory.
+    pub(crate) fn held_up(&self, events: usize) -> Vec<Arc<str>> {
+        let held_up = |lane: &&Lane<T>| lane.len() > events && lane.is_held_up();
+        let lanes = self.lanes.iter().filter(|(_, lane)| held_up(lane));
+        lanes.map(|(chat, _)| chat.clone()).collect()
     }
 
     /// Whether no event is in memory. Rows behind do not count: they are in the Store.
@@ -311,6 +332,8 @@ impl<T> Lanes<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     const ANSWER: Priority = Priority::Answer;
@@ -365,11 +388,40 @@ mod tests {
     }
 
     #[test]
-    fn when_memory_is_short_a_chat_gets_two_places() {
-        let (mut lanes, a) = (Lanes::<()>::default(), chat("a"));
-        assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Start);
-        assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Hold);
+    fn when_memory_is_short_a_chat_that_was_told_to_wait_gets_two_places() {
+        let (mut lanes, a, b) = (Lanes::default(), chat("a"), chat("b"));
+        for chat in [&a, &b] {
+            lanes.enter(chat, 1, ANSWER, ());
+        }
+        let waits = urgency(&mut lanes, &a).told_to_wait();
+        assert!(lanes.next(&b).is_some());
+        for chat in [&a, &b] {
+            assert_eq!(lanes.reserve(chat, ANSWER, true, true), Intent::Hold);
+        }
+        assert_eq!(lanes.held_up(1), slice::from_ref(&a));
+        assert!(lanes.held_up(2).is_empty());
         assert_eq!(lanes.reserve(&a, ANSWER, true, true), Intent::Park);
+        for _ in 2..LANE_CAP {
+            let intent = lanes.reserve(&b, ANSWER, true, true);
+            assert_eq!(intent, Intent::Hold, "nobody has told it to: it is only slow");
+        }
+        assert_eq!(lanes.reserve(&b, ANSWER, true, true), Intent::Park);
+        drop(waits);
+        assert!(lanes.held_up(0).is_empty(), "its wait is over");
+    }
+
+    #[test]
+    fn what_goes_behind_takes_along_what_stands_after_it() {
+        let (mut lanes, a) = (Lanes::default(), chat("a"));
+        for position in 1..=5 {
+            lanes.enter(&a, position, ANSWER, position);
+        }
+        assert!(lanes.next(&a).is_some());
+        assert!(lanes.evict(&a, |position| *position > 5).is_empty());
+        assert_eq!(lanes.evict(&a, |position| *position == 3), [3, 4, 5]);
+        assert_eq!(lanes.reserve(&a, ANSWER, false, true), Intent::Park);
+        lanes.ended(&a);
+        assert_eq!(next(&mut lanes, &a), Some(2), "what stands before it stays");
     }
 
     #[test]
@@ -392,7 +444,7 @@ mod tests {
             }
             assert!(lanes.next(chat).is_some());
         }
-        assert_eq!(lanes.evict(&a).len(), 2);
+        assert_eq!(lanes.evict(&a, |()| true).len(), 2);
         lanes.behind(&b, 5, ANSWER);
         // The Store knows of the first of them, and of nothing of the other chat.
         let first = Behind {
@@ -474,7 +526,7 @@ mod tests {
         lanes.enter(&a, 2, REPLAY, ());
         assert_eq!(lanes.unasked(), 2);
         assert!(lanes.next(&a).is_some());
-        assert_eq!(lanes.evict(&a).len(), 1);
+        assert_eq!(lanes.evict(&a, |()| true).len(), 1);
         lanes.ended(&a);
         assert_eq!(lanes.unasked(), 0);
     }

@@ -554,7 +554,9 @@ impl Run {
         }
     }
 
+    /// Waits because it was told to: by the platform, by a retry, by the time of a scheduled send.
     pub(crate) async fn pause(&self, pause: Duration) -> Flow<()> {
+        let _told = self.urgency.told_to_wait();
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
             () = self.stop.cancelled() => Err(Interrupt::Stopped),

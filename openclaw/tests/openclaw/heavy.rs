@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use openclaw_sim::check::Expectations;
 use openclaw_sim::event::{Event, Workload};
+use openclaw_sim::faults::{Fault, Scope};
 use openclaw_sim::push::{PushOptions, Pusher};
 
 use testkit::eventually;
@@ -217,6 +218,8 @@ async fn slow_chats_hold_up_no_other_chat_of_their_bot() {
     .await;
     let waited = begun.elapsed();
     assert!(waited < Duration::from_secs(8), "it was answered after {waited:?}");
+    let (twice,): (i64,) = world.row("SELECT count(*) FROM events WHERE fence > 2").await;
+    assert_eq!(twice, 0, "what was taken back from there stays in memory");
 }
 
 /// A backlog of chats that nothing holds up is answered from memory as the broker hands it out. Each event that makes way
@@ -238,4 +241,29 @@ async fn a_backlog_that_moves_stays_with_the_broker() {
     world.finished(2000).await;
     let (moved,): (i64,) = world.row("SELECT count(*) FROM events WHERE fence > 1").await;
     assert!(moved < 200, "{moved} of 2,000 went through the waiting room");
+}
+
+/// A backlog that moves at 30/s, because every answer of the platform takes more than a second: whatever makes a machine slow,
+/// nobody has told these chats to wait. To move their events into the Store and back would only be more work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_that_moves_slowly_stays_with_the_broker_too() {
+    let world = World::new(
+        Kind::Distributed,
+        1,
+        "quota: { bot: 10000/s, chat: off, user: off, app: off }\n",
+    )
+    .await;
+    world.sim.set_limits(openclaw_sim::Limits::off());
+    world
+        .sim
+        .fault(Scope::default(), Fault::slow(Duration::from_millis(1300)))
+        .unwrap();
+    let ingest = Process::start("ingest", world.path()).await;
+    let pusher = world.pusher(&[&ingest], PushOptions::default());
+    pusher.open_loop(1500.0, world.workload(40).take(400)).await;
+    let _worker = Process::start("worker", world.path()).await;
+    world.answered(&pusher).await;
+    world.finished(400).await;
+    let (moved,): (i64,) = world.row("SELECT count(*) FROM events WHERE fence > 1").await;
+    assert_eq!(moved, 0, "of 400 events went through the waiting room");
 }

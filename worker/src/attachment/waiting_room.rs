@@ -35,19 +35,21 @@ impl Attachment {
         self.held.len() * 2 > self.prefetch
     }
 
-    /// Chats that hold more than slow ones may keep only what runs; the rest waits in the Store. Once, for what comes later
-    /// is counted on arrival.
+    /// Of chats that are held up only what runs stays; the deliveries behind it wait in the Store, and make place at the broker
+    /// for others. What came from there takes no such place: no event makes this way twice.
     pub(super) fn make_room(&mut self) {
-        if !self.turnover.is_brisk() {
-            // Without the database nothing ends, and nothing could go there.
-            if !self.engine.commits.is_reachable() {
-                return;
-            }
-            for chat in self.lanes.longer_than(TIGHT_CAP) {
-                self.evict(&chat);
+        // Without the database nothing ends, and nothing could go there.
+        if self.engine.commits.is_reachable() {
+            for chat in self.lanes.held_up(TIGHT_CAP) {
+                let copies = |work: &Work| {
+                    self.held
+                        .get(&work.row.envelope.key)
+                        .is_some_and(|copies| !copies.is_empty())
+                };
+                let evicted = self.lanes.evict(&chat, |work| work.receipt.is_some() || copies(work));
+                self.park(&chat, evicted);
             }
         }
-        self.crammed = false;
     }
 
     pub(super) fn wants_refill(&self, chat: &str) -> bool {
@@ -57,7 +59,11 @@ impl Attachment {
 
     /// What stands in memory behind the chat's running or waiting event goes behind it in the Store.
     pub(super) fn evict(&mut self, chat: &Arc<str>) {
-        let evicted = self.lanes.evict(chat);
+        let evicted = self.lanes.evict(chat, |_| true);
+        self.park(chat, evicted);
+    }
+
+    fn park(&mut self, chat: &Arc<str>, evicted: Vec<Work>) {
         if evicted.is_empty() {
             return;
         }
