@@ -8,6 +8,7 @@
 //! | `limits` | what HTTP, broker, cache and database can do alone |
 //! | `drain` | a backlog through handler, quota, send and outcome |
 //! | `both` | accepting and draining at once |
+//! | `busy` | `drain` and `both` with busy loops beside them |
 //! | `embedded` | the same in one process on SQLite |
 //! | `small` | 1,000 events a second inside half a core a role |
 //! | `slow` | the same, and a backlog, on a database whose disk is slow |
@@ -18,6 +19,7 @@
 
 mod accept;
 mod both;
+mod busy;
 mod drain;
 mod embedded;
 mod latency;
@@ -74,6 +76,7 @@ enum Name {
     Limits,
     Drain,
     Both,
+    Busy,
     Embedded,
     Small,
     Slow,
@@ -98,6 +101,7 @@ impl Speed {
                 Name::Limits => limits::measure(&self, &mut report).await?,
                 Name::Drain => drain::measure(&self, &mut report).await?,
                 Name::Both => both::measure(&self, &mut report).await?,
+                Name::Busy => busy::measure(&self, &mut report).await?,
                 Name::Embedded => embedded::measure(&self, &mut report).await?,
                 Name::Small => small::measure(&self, &mut report).await?,
                 Name::Slow => slow::measure(&self, &mut report).await?,

@@ -22,13 +22,36 @@ pub(crate) struct Usage {
     pub(crate) resident: u64,
 }
 
+/// A number from `/proc/PROCESS/stat`, counted behind the name in brackets, which may hold anything.
+fn stat(process: u32, places: &[usize]) -> anyhow::Result<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    let number =
+        |place: &usize| -> anyhow::Result<u32> { Ok(fields.get(*place).context("a field is missing")?.parse()?) };
+    places.iter().map(number).sum()
+}
+
+/// Who started a process.
+pub(crate) fn parent(process: u32) -> anyhow::Result<u32> {
+    stat(process, &[1])
+}
+
+/// Processor time of a process and all that it started, those that have ended too.
+pub(crate) fn family(process: u32) -> anyhow::Result<Duration> {
+    let own = stat(process, &[11, 12, 13, 14])?;
+    // One that has ended meanwhile is in its parent's count.
+    let children = processes()?.filter(|child| parent(*child).is_ok_and(|parent| parent == process));
+    Ok(TICK * (own + children.filter_map(|child| stat(child, &[11, 12]).ok()).sum::<u32>()))
+}
+
+/// All that run now.
+fn processes() -> anyhow::Result<impl Iterator<Item = u32>> {
+    let entries = fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
 impl Usage {
     pub(crate) fn of(process: u32) -> anyhow::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The second field is the name in brackets, which may hold anything: fields are counted behind it.
-        let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
-        let ticks =
-            |index: usize| -> anyhow::Result<u32> { Ok(fields.get(index).context("a field is missing")?.parse()?) };
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let bytes = |name: &str| -> anyhow::Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -38,7 +61,7 @@ impl Usage {
             Ok(kib.parse::<u64>()? * 1_024)
         };
         Ok(Self {
-            cpu: TICK * (ticks(11)? + ticks(12)?),
+            cpu: TICK * stat(process, &[11, 12])?,
             peak: bytes("VmHWM:")?,
             resident: bytes("VmRSS:")?,
         })
@@ -52,10 +75,7 @@ pub(crate) struct Census(BTreeMap<String, Duration>);
 impl Census {
     pub(crate) fn take() -> anyhow::Result<Self> {
         let mut programs = BTreeMap::<String, Duration>::new();
-        for entry in fs::read_dir("/proc")? {
-            let Some(process) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
+        for process in processes()? {
             // One that has ended meanwhile is nobody's any more.
             let (Ok(usage), Ok(name)) = (Usage::of(process), fs::read_to_string(format!("/proc/{process}/comm")))
             else {

@@ -19,7 +19,7 @@ const BACKLOG: u64 = 4_000;
 const EVENTS_A_SECOND: u64 = 15_000;
 
 /// The backlog fills, connections and plans are made.
-const WARM_UP: Duration = Duration::from_secs(2);
+pub(super) const WARM_UP: Duration = Duration::from_secs(2);
 
 const STUCK: Duration = Duration::from_secs(20);
 

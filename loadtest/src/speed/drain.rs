@@ -88,7 +88,7 @@ pub(super) async fn push(world: &World, ingest: &Process, events: u64) -> anyhow
 }
 
 /// From the first answer to the last, the rows of all finished: how long it took.
-async fn drained(world: &World, before: u64, events: u64) -> anyhow::Result<Duration> {
+pub(super) async fn drained(world: &World, before: u64, events: u64) -> anyhow::Result<Duration> {
     let (mut first, mut last) = (None, (before, Instant::now()));
     loop {
         let now = answered(world);
