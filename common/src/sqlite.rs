@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
 use crate::checkup::Finding;
@@ -44,6 +46,7 @@ impl Sqlite {
             .max_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
+            .after_release(|connection, _| Box::pin(is_whole(connection)))
             .connect_with(options.clone())
             .await
             .map_err(|error| unavailable(path, &error))?;
@@ -63,6 +66,16 @@ impl Sqlite {
     pub(crate) fn schema_version() -> i64 {
         MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
     }
+}
+
+/// Whether a connection that comes back can be used again. On a full disk SQLite ends a transaction by itself. The library does not
+/// know, takes every later one for a part of it, and reports as committed what is never written: such a connection is closed.
+async fn is_whole(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // The rollback of a dropped transaction may still be on its way.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 /// What `openclaw check` says of a data folder and the file in it. Neither is made, opened for writing or locked: a node may be

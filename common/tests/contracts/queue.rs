@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod full_disk;
 mod leaderless;
 mod rabbitmq;
 mod world;
