@@ -8,7 +8,7 @@
 //! | `openclaw:{quota}:<level>:pause` | until when the level grants nothing |
 //! | `openclaw:{quota}:born`, `openclaw:{quota}:late` | since when this server remembers; the widest late guard in use |
 //! | `openclaw:workers`, `openclaw:notes:{openclaw:workers}` | live workers by expiry, and what they announced |
-//! | `openclaw:probe` | nothing: whether the server can be written to |
+//! | `openclaw:{quota}:probe`, `openclaw:{quota}:probe:log` | nothing: whether the server does what a limit needs |
 //! | `openclaw:kv:<key>` | values; keys that begin with `openclaw:` stand as they are |
 
 pub(crate) mod checkup;
@@ -36,8 +36,8 @@ use crate::secret::Secret;
 /// Time limit of every call but the filter's.
 const LIMIT: Duration = Duration::from_millis(100);
 
-/// Written to see whether the server can be written to.
-const PROBE: &str = "openclaw:probe";
+/// Written to see whether the server does what a limit needs.
+const PROBE: [&str; 2] = ["openclaw:{quota}:probe", "openclaw:{quota}:probe:log"];
 const PROBE_LIFE: Duration = Duration::from_secs(10);
 /// The widest late guard in use.
 const LATE: &str = "openclaw:{quota}:late";
@@ -67,6 +67,7 @@ pub struct Redis {
     remove_if: Script,
     beat: Script,
     leave: Script,
+    probe: Script,
 }
 
 impl Redis {
@@ -93,6 +94,7 @@ impl Redis {
             remove_if: script!("remove_if"),
             beat: script!("now" "beat"),
             leave: script!("leave"),
+            probe: probe(),
         })
     }
 
@@ -274,11 +276,20 @@ impl Cache for Redis {
     }
 
     async fn ping(&self) -> Result<(), CacheError> {
-        // A server without memory answers PING and takes nothing: what counts is whether it can be written to.
-        let mut command = redis::cmd("SET");
-        command.arg(PROBE).arg("").arg("PX").arg(millis(PROBE_LIFE));
-        self.command(LIMIT, &command).await
+        // A server without memory, a replica, one whose user may run no scripts: they answer PING, and grant nothing.
+        self.run(LIMIT, &asking(&self.probe)).await
     }
+}
+
+/// Tells whether a server does what a limit needs.
+fn probe() -> Script {
+    script!("now" "probe")
+}
+
+fn asking(probe: &Script) -> ScriptInvocation<'_> {
+    let mut call = probe.prepare_invoke();
+    call.key(&PROBE).arg(millis(PROBE_LIFE));
+    call
 }
 
 /// 128 bits of an event's identity: short in memory, and nothing of it readable.

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use tokio::time::timeout;
 
-use super::{PROBE, PROBE_LIFE, millis};
+use super::{asking, probe};
 use crate::checkup::{Asked, Finding};
 use crate::secret::Secret;
 
@@ -38,9 +38,7 @@ async fn look(url: &Secret) -> Result<Vec<Finding>, RedisError> {
     let about = about(&mut connection).await?;
     let version = field(&about, "redis_version").unwrap_or("unknown").to_owned();
     findings.extend(judge(&about));
-    let mut probe = redis::cmd("SET");
-    probe.arg(PROBE).arg("").arg("PX").arg(millis(PROBE_LIFE));
-    match probe.exec_async(&mut connection).await {
+    match asking(&probe()).invoke_async::<()>(&mut connection).await {
         Ok(()) => findings.insert(0, Finding::ok(REDIS, format!("Redis {version}; it takes what is written"))),
         Err(error) => findings.insert(
             0,

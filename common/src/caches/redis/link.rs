@@ -17,7 +17,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::checkup;
+use super::{asking, checkup, probe};
 use crate::cache::CacheError;
 use crate::checkup::Finding;
 use crate::secret::Secret;
@@ -73,8 +73,8 @@ pub(super) struct Epoch {
 impl Link {
     /// Starts connecting and returns at once. Must be called within a Tokio runtime. Each new connection first runs `born`
     /// with its key and the server's run id: the quiet time of a server that forgot begins then and not with the first
-    /// send, and a server that cannot be written to counts as down. The server learns the `known` scripts then too: in the
-    /// first calls' time limits there is no room for it.
+    /// send. A server that does not do what a limit needs, such as a replica, counts as down. The server learns the `known`
+    /// scripts then too: in the first calls' time limits there is no room for it.
     pub(super) fn open(
         url: &Secret,
         born: Script,
@@ -249,6 +249,7 @@ impl Greeter {
         let mut born = self.born.prepare_invoke();
         born.key(self.born_key).arg(&run_id);
         let _nothing: redis::Value = born.invoke_async(&mut connection).await?;
+        asking(&probe()).invoke_async::<()>(&mut connection).await?;
         for script in &self.known {
             script.prepare_invoke().load_async(&mut connection).await?;
         }

@@ -284,6 +284,64 @@ async fn a_full_server_counts_as_down_and_grants_nothing() {
 }
 
 #[tokio::test]
+async fn a_server_that_lets_nobody_run_scripts_counts_as_down() {
+    let server = Servers::redis().await;
+    let cache = cache(&server).await;
+    let may = |rule: &str| {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("default").arg(rule);
+        command.exec(&mut admin(&server)).unwrap();
+    };
+    may("-@scripting");
+    let error = cache.take(&[level("b:1", 5, 1)], HORIZON).await.unwrap_err();
+    assert!(error.to_string().contains("evalsha"), "{error}");
+    // Or whoever goes on alone would hold it for back, fall silent for its return, ask it and be refused, for ever.
+    cache.ping().await.unwrap_err();
+    may("+@scripting");
+    cache.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_primary_that_became_a_replica_is_left_and_not_connected_to_again_and_again() {
+    let server = Servers::redis().await;
+    let cache = cache(&server).await;
+    slot(&cache, &[level("b:1", 5, 1)]).await;
+    let mut admin = admin(&server);
+    let mut connections = || -> u64 {
+        let stats: String = redis::cmd("INFO").arg("stats").query(&mut admin).unwrap();
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let before = connections();
+    // Nobody listens there, so it keeps what it knows, as an old primary does until it has found the new one.
+    let mut demote = redis::cmd("REPLICAOF");
+    demote
+        .arg("127.0.0.1")
+        .arg("1")
+        .exec(&mut super::server::admin(&server))
+        .unwrap();
+    let until = Instant::now() + SECOND;
+    while Instant::now() < until {
+        cache
+            .claim(&EventKey::new("app", "om_1"), "one", SECOND)
+            .await
+            .unwrap_err();
+        sleep(Duration::from_millis(5)).await;
+    }
+    let made = connections() - before;
+    assert!(made < 20, "{made} connections in a second");
+    let mut promote = redis::cmd("REPLICAOF");
+    promote
+        .arg("NO")
+        .arg("ONE")
+        .exec(&mut super::server::admin(&server))
+        .unwrap();
+    reachable(&cache).await;
+}
+
+#[tokio::test]
 async fn a_malformed_url_is_refused_without_showing_it() {
     let error = Redis::connect(&Secret::new("http://:hunter2@localhost")).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
