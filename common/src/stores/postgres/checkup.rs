@@ -16,7 +16,10 @@ const LEAST: i64 = 150_000;
 const ABOUT: &str =
     "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number,
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint::text AS now_ms,
-     pg_is_in_recovery()::text AS standby, current_setting('transaction_read_only') AS read_only";
+     pg_is_in_recovery()::text AS standby, current_setting('transaction_read_only') AS read_only,
+     current_setting('server_encoding') AS encoding, current_setting('synchronous_commit') AS synchronous,
+     coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)::text AS creates, current_user::text AS who,
+     coalesce(current_schema(), '')::text AS schema";
 
 /// Looks at the server, then at the schema as the roles see it.
 pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
@@ -24,8 +27,8 @@ pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
         Ok(connection) => connection,
         Err(error) => return vec![refusal(&error)],
     };
-    let mut findings = match about(&mut connection).await {
-        Ok(findings) => findings,
+    let (mut findings, denied) = match about(&mut connection).await {
+        Ok(about) => about,
         Err(error) => return vec![refusal(&StoreError::Unavailable(error.to_string()))],
     };
     drop(connection);
@@ -38,7 +41,7 @@ pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
         Err(StoreError::Schema { found, needed }) => Some(Finding::wrong(
             POSTGRESQL,
             format!("the schema is version {found}, this program needs {needed}"),
-            "run `openclaw migrate -c DIR` (`openclaw run` does it by itself)",
+            denied.unwrap_or_else(|| "run `openclaw migrate -c DIR` (`openclaw run` does it by itself)".to_owned()),
         )),
         // Said above.
         Err(StoreError::ReadOnly) => None,
@@ -47,7 +50,8 @@ pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
     findings
 }
 
-async fn about(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
+/// What is to be said of the server, and, when the user may make no tables, what has to be done before it can migrate.
+async fn about(connection: &mut PgConnection) -> Result<(Vec<Finding>, Option<String>), sqlx::Error> {
     let asked = Asked::now();
     let row = sqlx::raw_sql(ABOUT).fetch_one(&mut *connection).await?;
     let text = |name: &str| row.try_get::<String, _>(name);
@@ -71,7 +75,44 @@ async fn about(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Erro
     if let Ok(now) = text("now_ms")?.parse() {
         findings.extend(asked.answered(POSTGRESQL, now, Duration::from_millis(1)));
     }
-    Ok(findings)
+    findings.extend(settings(&text("encoding")?, &text("synchronous")?));
+    let denied = text("creates")? != "true";
+    Ok((findings, denied.then_some(right(&text("schema")?, &text("who")?))))
+}
+
+/// What the database's own settings, or its user's, make impossible or unsafe.
+fn settings(encoding: &str, synchronous: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // SQL_ASCII takes what it is given.
+    if !matches!(encoding, "UTF8" | "SQL_ASCII") {
+        findings.push(Finding::wrong(
+            POSTGRESQL,
+            format!("the database's encoding is {encoding}: it cannot hold every text, Chinese least of all"),
+            "make it anew with `createdb -T template0 -E UTF8 NAME`",
+        ));
+    }
+    if synchronous == "off" {
+        findings.push(Finding::warning(
+            POSTGRESQL,
+            "synchronous_commit is off: a crash of the server forgets what was answered last, and it is answered again",
+            "set `synchronous_commit = on`, for the server, the database and the user",
+        ));
+    }
+    findings
+}
+
+/// What lets the user make tables. PostgreSQL 15 stopped letting everybody in `public`.
+fn right(schema: &str, who: &str) -> String {
+    if schema.is_empty() {
+        return format!(
+            "first let its user find a schema, for none in its `search_path` exists: `ALTER ROLE \"{who}\" RESET search_path`; \
+             then run `openclaw migrate -c DIR`"
+        );
+    }
+    format!(
+        "first let its user make tables, as superuser in that database: `GRANT CREATE, USAGE ON SCHEMA \"{schema}\" TO \
+         \"{who}\"`; then run `openclaw migrate -c DIR`"
+    )
 }
 
 /// What is to be said of a pooler that stands before the server.
@@ -121,4 +162,19 @@ fn words(error: &StoreError) -> String {
     text.strip_prefix("error returned from database: ")
         .unwrap_or(text)
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkup::Verdict;
+
+    #[test]
+    fn a_database_that_cannot_hold_every_text_is_wrong_and_one_that_forgets_unwise() {
+        let results =
+            |encoding, synchronous| -> Vec<_> { settings(encoding, synchronous).iter().map(|it| it.result).collect() };
+        assert_eq!(results("UTF8", "on"), []);
+        assert_eq!(results("SQL_ASCII", "remote_apply"), []);
+        assert_eq!(results("LATIN1", "off"), [Verdict::Wrong, Verdict::Warning]);
+    }
 }

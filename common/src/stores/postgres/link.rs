@@ -190,7 +190,12 @@ impl Link {
 
     /// Connects outside the pool, without its time limits on statements: for migrations.
     pub(super) async fn dedicated(&self, lock_timeout: &str) -> Result<PgConnection, StoreError> {
-        let marked = self.options.clone().options([("lock_timeout", lock_timeout), MARK]);
+        // The role or the database may have one of its own, too short for an index.
+        let unlimited = ("statement_timeout", "0");
+        let marked = self
+            .options
+            .clone()
+            .options([("lock_timeout", lock_timeout), unlimited, MARK]);
         let connected = async {
             let mut connection = match marked.connect().await {
                 Err(error) if fault::refuses_settings(&error) => {
