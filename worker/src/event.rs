@@ -105,7 +105,7 @@ impl Event {
     /// The message, when it is of type text and a person wrote it.
     #[must_use]
     pub fn text_from_user(&self) -> Option<(&Message, &str)> {
-        let message = self.from_user()?;
+        let message = self.users_message()?;
         Some((message, message.text.as_deref()?))
     }
 
@@ -113,12 +113,12 @@ impl Event {
     /// them: what conversational handlers answer.
     #[must_use]
     pub fn words_from_user(&self) -> Option<(&Message, String)> {
-        let message = self.from_user()?;
+        let message = self.users_message()?;
         Some((message, words::of(message)?))
     }
 
     /// A person's message. Never a bot's, else two bots in one group answer each other for ever.
-    fn from_user(&self) -> Option<&Message> {
+    fn users_message(&self) -> Option<&Message> {
         self.message.as_ref().filter(|message| message.sender.kind == "user")
     }
 }

@@ -35,7 +35,7 @@ async fn readiness(process: &Process) -> (u16, String) {
 }
 
 async fn push(pusher: &Pusher, events: &[Event]) {
-    pusher.open_loop(40.0, events.to_vec().into_iter()).await;
+    pusher.open_loop(40.0, events.iter().cloned()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ async fn every_event_is_answered_once_and_in_order(kind: Kind) {
 }
 
 async fn events_of_every_kind_end_as_a_finished_row(kind: Kind) {
-    let world = World::new(kind, 1, "").await;
+    let world = World::new(kind, 1, "security: { legacy_cards: true }\n").await;
     let processes = world.start(1).await;
     let pusher = world.pusher(&[&processes[0]], PushOptions::default());
     let mut events = Event::of_every_kind(&world.bots[0], "oc_kinds", "ou_person");

@@ -35,7 +35,6 @@ fn encodings(headers: &HeaderMap, body: &[u8]) -> Result<Vec<String>, String> {
     let values = headers.get_all(CONTENT_ENCODING).iter();
     let names = values.flat_map(|value| {
         String::from_utf8_lossy(value.as_bytes())
-            .into_owned()
             .split(',')
             .map(str::to_owned)
             .collect::<Vec<_>>()

@@ -1,5 +1,3 @@
-#![expect(clippy::expect_used, reason = "a test may stop at the first surprise")]
-
 use super::*;
 
 #[test]

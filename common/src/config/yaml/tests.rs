@@ -67,7 +67,7 @@ fn what_is_never_closed_is_told_with_the_line_where_it_began() {
 #[test]
 fn an_alias_of_a_long_text_costs_as_much_as_the_text() {
     let long = "x".repeat(256 * 1024);
-    let few = format!("a: &long {long}\nb: [{}]\n", vec!["*long"; 4].join(","));
+    let few = format!("a: &long {long}\nb: [{}]\n", ["*long"; 4].join(","));
     assert!(read(&few).1.is_empty());
     for bomb in [
         format!("a: &long {long}\nb: [{}]\n", vec!["*long"; 4000].join(",")),

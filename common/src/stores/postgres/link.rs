@@ -252,7 +252,8 @@ impl Link {
             }
             // The address may lead to another server by now: a connection that is made anew tells.
             let elsewhere = worth == Worth::Abandoned && !left;
-            if !elsewhere && !(worth == Worth::Pooled || fault::is_collision(&error)) || collisions == COLLISIONS {
+            let again = elsewhere || worth == Worth::Pooled || fault::is_collision(&error);
+            if !again || collisions == COLLISIONS {
                 return Err(store_error(&error));
             }
             left |= elsewhere;

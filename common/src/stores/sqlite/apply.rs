@@ -88,6 +88,9 @@ async fn apply_all(database: &Sqlite, changes: &[Change]) -> Result<Vec<bool>, s
     Ok(applied)
 }
 
+/// Place in the wave, position, state, plan, and whether it is a message of our own.
+type Found = (i64, i64, String, Option<Vec<u8>>, bool);
+
 async fn apply_wave(
     connection: &mut SqliteConnection,
     wave: &[Patch<'_>],
@@ -98,7 +101,7 @@ async fn apply_wave(
         .iter()
         .map(|patch| (&patch.name.0, &patch.name.1, patch.fence, patch.plan.is_some()))
         .collect();
-    let found: Vec<(i64, i64, String, Option<Vec<u8>>, bool)> = sqlx::query_as(FIND)
+    let found: Vec<Found> = sqlx::query_as(FIND)
         .bind(json(&wanted)?)
         .fetch_all(&mut *connection)
         .await?;

@@ -242,7 +242,7 @@ async fn row_11_bot_queue_deleted_while_consumed() {
     let ends = || {
         processes
             .iter()
-            .map(|process| process.log().matches("a consumer ended").count())
+            .map(|process| process.log().matches("another one is attached").count())
             .sum::<usize>()
     };
     let mut slowest = Duration::ZERO;
