@@ -11,7 +11,7 @@ use openclaw_common::store::{
     self, Arrival, Begun, Burial, Change, DeadFilter, DeadLetter, Inspection, Replay, Replayed, Room, Row, Spent,
     Standing, State, Step, Stopped, Store, StoreError, StoredPart, Tally, Unfinished,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::tables::Tables;
 use super::{Flaw, platform};
@@ -56,6 +56,8 @@ pub(super) struct Gate {
     pub(super) flaw: Option<Flaw>,
     /// A plan that [`Flaw::PlanAfterSend`] keeps back.
     pub(super) kept_back: Mutex<Option<Change>>,
+    /// Told when a change is made whose answer is lost.
+    pub(super) made: Arc<Notify>,
 }
 
 impl Gate {
@@ -111,6 +113,7 @@ store! {
                 };
                 applied.push(self.change(change.clone()).await?);
                 if go == Go::Unanswered {
+                    self.made.notify_one();
                     return Err(StoreError::Unavailable("the answer was lost".to_owned()));
                 }
             }

@@ -13,7 +13,7 @@ use openclaw_common::seal::KeyRing;
 use openclaw_common::secret::Secret;
 use openclaw_common::sqlite::Sqlite;
 use openclaw_common::store::Store;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +51,7 @@ pub(super) struct Stage {
     line: mpsc::UnboundedSender<Stop>,
     stops: mpsc::UnboundedReceiver<Stop>,
     runs: u64,
+    made: Arc<Notify>,
 }
 
 /// A run of the real code in one process, between two gates.
@@ -84,6 +85,7 @@ impl Stage {
             line,
             stops,
             runs: 0,
+            made: Arc::default(),
         }
     }
 
@@ -105,6 +107,7 @@ impl Stage {
             line: self.line.clone(),
             flaw,
             kept_back: Mutex::new(None),
+            made: self.made.clone(),
         };
         let stop = death.child_token();
         let bots = Bots::fixed(BotSet::default());
@@ -169,8 +172,10 @@ impl Stage {
         stop.at
     }
 
-    /// The same, for a run that has to wait before it comes there: its timers run faster than the clock.
+    /// The same, for a run whose change was made without an answer, and which waits before it repeats it: its timers run faster
+    /// than the clock. Not those of the change itself, which may take as long as the database likes.
     pub(super) async fn next_gate_hurried(&mut self, run: u64) -> At {
+        self.made.notified().await;
         tokio::time::pause();
         let stop = loop {
             match self.stops.try_recv() {

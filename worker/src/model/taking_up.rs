@@ -44,6 +44,7 @@ async fn a_delivery_is_not_acknowledged_before_its_row_is_committed() {
             line,
             flaw: None,
             kept_back: Mutex::new(None),
+            made: Arc::default(),
         }),
         keys: Arc::new(KeyRing::default()),
         id: "worker1".to_owned(),
