@@ -93,3 +93,20 @@ async fn consuming_from_a_queue_without_a_leader_cuts_the_others_off_once_at_mos
     assert!(!fine.has_ended());
     assert_eq!(*queue.consume_link().borrow(), Link::Up);
 }
+
+/// As while another process makes it: the queue exists already, its server is not up yet, and RabbitMQ rejects what comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_to_a_queue_that_is_still_being_made_is_stored() {
+    let broker = Leaderless::new().await;
+    let maker = connect(broker.vhost.amqp_url()).await;
+    maker.publish(Arc::new(event("new", 0))).await.unwrap();
+    let queue = connect(broker.vhost.amqp_url()).await;
+    let vhost = broker.vhost.amqp_url().rsplit_once('/').unwrap().1;
+    let making = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{vhost}\">>, queue, <<\"openclaw.v1.bot.new\">>)), \
+         ok = ra:stop_server(quorum_queues, amqqueue:get_pid(Q)), \
+         spawn(fun() -> timer:sleep(800), ra:restart_server(quorum_queues, amqqueue:get_pid(Q)) end)."
+    );
+    broker.node.ctl(&["eval", &making]).await;
+    queue.publish(Arc::new(event("new", 1))).await.unwrap();
+}

@@ -187,25 +187,6 @@ async fn a_consumer_of_a_deleted_queue_ends_and_another_one_can_attach() {
     assert_eq!(key_of(&next(&mut deliveries).await), 1);
 }
 
-/// Two processes make the same new queues at the same moment, and events come at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_while_another_process_makes_the_queue_is_stored() {
-    const BOTS: usize = 40;
-    let vhost = Servers::rabbitmq().await;
-    let one: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
-    let other: Arc<dyn Queue> = Arc::new(connect(vhost.amqp_url()).await);
-    let mut publishes = JoinSet::new();
-    for number in 0..BOTS {
-        for queue in [&one, &other] {
-            let (queue, to) = (Arc::clone(queue), format!("new{number}"));
-            publishes.spawn(async move { queue.publish(Arc::new(event(&to, number))).await });
-        }
-    }
-    let outcomes = publishes.join_all().await;
-    let failed: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    assert!(failed.is_empty(), "{failed:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_bot_has_its_queue_before_any_event() {
     let vhost = Servers::rabbitmq().await;
