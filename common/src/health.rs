@@ -32,7 +32,7 @@ const FRESH: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often links are looked at for metrics and logs; it costs a read of a local value.
 const LINK_INTERVAL: Duration = Duration::from_secs(1);
-/// Whatever is back within this has healed by itself (`design.md` §5): a start, a reconnect, a fail-over.
+/// Whatever is back within this has healed by itself (recovery in `docs/performance.md`): a start, a reconnect, a fail-over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a missing dependency means.

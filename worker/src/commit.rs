@@ -24,7 +24,7 @@ const MAX_BATCH: usize = 500;
 const MAX_WAITING: usize = 4096;
 /// Between two tries while the database cannot be reached.
 const RETRY: Duration = Duration::from_millis(250);
-/// A fail-over is over by then (`design.md` §5): what lasts longer is an operator's.
+/// A fail-over is over by then (recovery in `docs/performance.md`): what lasts longer is an operator's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The batching front of a [`Store`]. Cheap to clone.

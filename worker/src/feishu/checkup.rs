@@ -19,7 +19,7 @@ use super::transport::{ClientError, Http};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// An HTTP date tells seconds.
 const GRAIN: Duration = Duration::from_secs(1);
-/// The app has no bot (`bots-protocol.md`): nothing can be sent as one.
+/// The app has no bot: nothing can be sent as one.
 const NO_BOT: [i64; 2] = [11205, 230_006];
 
 /// Asks for any number of bots.

@@ -12,7 +12,7 @@ use super::{Audit, figure, lasts, once, patient, pushing, seconds, shared, share
 use world::Process;
 use world::{Kind, World};
 
-/// Recovery of everything after the broker is back (`design.md` §5), and some for a busy machine.
+/// Recovery of everything after the broker is back (`docs/performance.md`), and some for a busy machine.
 const RECOVERY: Duration = Duration::from_secs(8);
 
 /// Pushes until one is accepted; how long that took.
