@@ -35,8 +35,9 @@ use crate::carry::Carried;
 use crate::marks::Marks;
 use crate::reply::Refusal;
 
-/// How long a claim holds: longer than a publish takes (1.5 s at most, by the queue's own limit), shorter than Feishu's first re-push at 15 s.
-const CLAIM: Duration = Duration::from_secs(5);
+/// How long a claim holds: longer than a publish takes (1.5 s at most, by the queue's own limit), and less than [`LOOK_UNTIL`],
+/// so that the claim of a node that died ends within the request that a load balancer passes on to another node.
+const CLAIM: Duration = Duration::from_secs(2);
 /// Between two looks at an event that another node is storing.
 const POLL: Duration = Duration::from_millis(50);
 /// How long after the request began it looks.

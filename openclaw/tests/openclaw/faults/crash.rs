@@ -11,7 +11,7 @@ use openclaw_sim::push::Pusher;
 use testkit::eventually;
 
 use super::audit::query;
-use super::{Audit, figure, patient, pushing, seconds, shared, world};
+use super::{Audit, figure, once, patient, pushing, seconds, shared, world};
 use world::Process;
 use world::{Kind, World};
 
@@ -127,6 +127,25 @@ async fn row_03_w3_request_on_the_wire() {
         again, 1,
         "the unanswered request was to be sent again under its uuid, once"
     );
+}
+
+/// A load balancer passes the request of a node that died on to another one: that one takes the event within this request,
+/// although the dead node's claim is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_03_i1_the_other_node_takes_the_event_within_one_push() {
+    let world = world(1).await;
+    let mut first = Process::start_with("ingest", world.path(), &[(FAIL_POINT, "I1:1")]).await;
+    let second = Process::start("ingest", world.path()).await;
+    let event = world.workload(1).next().unwrap();
+    let at_first = world.pusher(&[&first], once());
+    assert_eq!(at_first.push_copies(&event, 1).await, [None]);
+    crashed(&mut first, "I1:1").await;
+    let pusher = world.pusher(&[&second], once());
+    assert_eq!(pusher.push_copies(&event, 1).await, [Some(200)]);
+    let worker = Process::start("worker", world.path()).await;
+    Audit::default()
+        .check(&world, &pusher, vec![first, second, worker])
+        .await;
 }
 
 /// Redis loses the mark: the re-push passes the filter, the Store drops it.
