@@ -68,8 +68,8 @@ impl Client {
     /// Sends one action. `uuid` makes repeats within an hour one message, where the action carries one
     /// ([`Action::carries_uuid`]): the same for every try, at most 50 characters.
     ///
-    /// A token that Feishu no longer takes is renewed, and the action sent once more, within this call: after a revocation,
-    /// that is, since tokens are renewed before their end. That request leaves later than the slot it was granted.
+    /// A token that Feishu no longer takes is renewed, after a revocation, that is, since tokens are renewed before their end.
+    /// The outcome is then [`Outcome::Unready`] without a wait: the next try takes a send slot of its own.
     pub async fn send(&self, bot: &Bot, action: &Action, uuid: &str) -> Outcome {
         let request = match Request::new(&bot.feishu.base_url, action, uuid) {
             Ok(request) => request,
@@ -79,28 +79,28 @@ impl Client {
             Ok(token) => token,
             Err(error) => return no_token(error),
         };
-        let count = || self.meter.count(bot.tenant(), action.kind());
-        count();
-        let mut verdict = self.call(&request, &token).await;
-        if let Verdict::TokenRefused { .. } = verdict {
-            match self.tokens.renew(bot, &token).await {
-                // Feishu sells the same token again while it has 30 minutes left: then there is nothing new to try.
-                Ok(renewed) if renewed == token => {}
-                Ok(renewed) => {
-                    count();
-                    verdict = self.call(&request, &renewed).await;
-                }
-                Err(error) => return no_token(error),
+        self.meter.count(bot.tenant(), action.kind());
+        let (code, message) = match self.call(&request, &token).await {
+            Verdict::Ended(outcome) => {
+                token.was_taken();
+                return outcome;
             }
-        }
-        match verdict {
-            Verdict::Ended(outcome) => outcome,
-            // Not this message's fault, so it waits with the others.
-            Verdict::TokenRefused { code, message } => Outcome::Transient {
+            Verdict::TokenRefused { code, message } => (code, message),
+        };
+        match self.tokens.renew(bot, &token).await {
+            // Feishu sells the same token again while it has 30 minutes left, and one that is refused although it came in
+            // place of a refused one tells that the next will be, too: that is a failed attempt, or it would never end.
+            Ok(renewed) if renewed == token || token.is_in_vain() => Outcome::Transient {
                 ambiguous: false,
                 code: Some(code),
                 message,
             },
+            Ok(_) => Outcome::Unready {
+                wait: Duration::ZERO,
+                code: Some(code),
+                message,
+            },
+            Err(error) => no_token(error),
         }
     }
 

@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -31,10 +32,17 @@ use super::transport::Http;
 mod shop;
 
 /// A tenant access token, ready for a header.
-#[derive(PartialEq, Eq)]
 pub(super) struct Token {
     value: Secret,
     bearer: HeaderValue,
+    /// It came in place of one that Feishu refused, and no call with it has been accepted yet.
+    unproved: AtomicBool,
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
 }
 
 impl Token {
@@ -46,7 +54,18 @@ impl Token {
         Some(Self {
             value: Secret::new(value),
             bearer,
+            unproved: AtomicBool::new(false),
         })
+    }
+
+    /// Notes that Feishu took it.
+    pub(super) fn was_taken(&self) {
+        self.unproved.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it was bought because another one was refused, and was never taken either.
+    pub(super) fn is_in_vain(&self) -> bool {
+        self.unproved.load(Ordering::Relaxed)
     }
 
     /// The `Authorization` header.
@@ -149,9 +168,10 @@ impl Tokens {
             return Ok(copy.token.clone());
         }
         app.copy.store(None);
-        self.shop
-            .obtain(&Login::of(bot), &app, &mut flight, Some(refused))
-            .await
+        let login = Login::of(bot);
+        let renewed = self.shop.obtain(&login, &app, &mut flight, Some(refused)).await?;
+        renewed.unproved.store(true, Ordering::Relaxed);
+        Ok(renewed)
     }
 
     fn app(&self, app_id: &Arc<str>) -> Arc<App> {

@@ -195,6 +195,17 @@ async fn a_revoked_token_costs_one_refusal_and_no_message() {
     let platform = Platform::start(Options::default()).await;
     sent(platform.send(&reply("one"), "u-1").await);
     platform.sim.revoke_tokens(None);
+    let refused = platform.send(&reply("two"), "u-2").await;
+    assert!(
+        matches!(
+            refused,
+            Outcome::Unready {
+                wait: Duration::ZERO,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
     sent(platform.send(&reply("two"), "u-2").await);
     let totals = platform.sim.ledger(|ledger| ledger.totals().clone());
     assert_eq!((totals.codes[&99_991_663], totals.visible), (1, 2));
