@@ -3,6 +3,8 @@
 //! Whoever puts such a text into an error passes it through here, once, where the error is made. So no error column and no
 //! log line carries a message's content, a megabyte, or a line break that begins another, forged line.
 
+use std::borrow::Cow;
+
 /// How much of somebody else's text goes into a sentence, characters.
 pub const QUOTED: usize = 300;
 
@@ -35,6 +37,48 @@ pub fn json_fault(error: &serde_json::Error) -> String {
         };
     }
     quoted(&fault)
+}
+
+/// JSON text in which each `\u` escape of half a character (an emoji that was cut in the middle) is `\ufffd` instead. Nothing
+/// that reads JSON into Rust's strings takes such a half, and a person who wrote one is to be answered.
+#[must_use]
+pub fn whole_characters(json: &str) -> Cow<'_, str> {
+    let mut mended = String::new();
+    let mut kept = 0;
+    let mut at = 0;
+    let bytes = json.as_bytes();
+    while let Some(next) = bytes
+        .get(at..)
+        .and_then(|rest| rest.iter().position(|byte| *byte == b'\\'))
+    {
+        at += next;
+        at += match (escaped_unit(bytes, at), escaped_unit(bytes, at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                mended.push_str(&json[kept..at]);
+                mended.push_str("\\ufffd");
+                kept = at + 6;
+                6
+            }
+            (Some(_), _) => 6,
+            // Another escape: the character behind the backslash begins none.
+            (None, _) => 2,
+        };
+    }
+    if kept == 0 {
+        return Cow::Borrowed(json);
+    }
+    mended.push_str(&json[kept..]);
+    Cow::Owned(mended)
+}
+
+/// The UTF-16 unit that is written `\uXXXX` here.
+fn escaped_unit(json: &[u8], at: usize) -> Option<u16> {
+    let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// Whether a character may break out of its line, or out of its place in it: control characters, the separators that some
@@ -94,6 +138,24 @@ mod tests {
         ] {
             let fault = fault(text);
             assert!(fault.contains(says) && !fault.contains("password"), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn half_a_character_is_replaced_and_nothing_else() {
+        for (received, mended) in [
+            (r#"{"text":"plain 你好 😀"}"#, r#"{"text":"plain 你好 😀"}"#),
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""a\uDE00b""#, r#""a\ufffdb""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\ud83d\n\u0041""#, r#""\ufffd\n\u0041""#),
+            // A backslash of somebody's text, no escape.
+            (r#""\\ud83d \\\ud83d""#, r#""\\ud83d \\\ufffd""#),
+            (r#""\u12"#, r#""\u12"#),
+            (r#""é\u+12f 你\"#, r#""é\u+12f 你\"#),
+        ] {
+            assert_eq!(whole_characters(received), mended);
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Message {
     pub chat_type: String,
     /// `text`, `post`, `image`, … An open list.
     pub message_type: String,
-    /// The content as received: JSON text.
+    /// The content as received: JSON text. Half characters are replaced ([`outside::whole_characters`]).
     pub content: String,
     /// The words of a text message, with Feishu's `@_user_N` where somebody is mentioned; `None` for other types and for
     /// content that is not `{"text": …}`.
@@ -83,7 +83,11 @@ impl Event {
                 message: None,
             });
         }
-        match serde_json::from_slice::<Body>(body) {
+        let read = serde_json::from_slice::<Body>(body).or_else(|reason| match std::str::from_utf8(body) {
+            Ok(text) => serde_json::from_str(&outside::whole_characters(text)),
+            Err(_) => Err(reason),
+        });
+        match read {
             Ok(body) => Ok(Self {
                 event_type,
                 message: Some(body.event.into_message(&envelope.chat)),
@@ -193,6 +197,7 @@ impl Received {
             kind: sender.sender_type.unwrap_or_default(),
         });
         let content = self.message.content.unwrap_or_default();
+        let content = outside::whole_characters(&content).into_owned();
         let text = (self.message.message_type == "text")
             .then(|| serde_json::from_str::<TextContent>(&content).ok())
             .flatten()
@@ -323,6 +328,23 @@ mod tests {
             let event = parse("im.message.receive_v1", &body).unwrap();
             let words = event.words_from_user().unwrap().1;
             assert!(words.ends_with("stock of SKU 42?"), "{mentions}: {words}");
+        }
+    }
+
+    #[test]
+    fn half_a_character_anywhere_leaves_the_words_readable() {
+        for body in [
+            GROUP.replace("SKU 42?", r"SKU 42 \\ud83d?"),
+            GROUP.replace("SKU 42?", r"SKU 42 \ud83d?"),
+            GROUP
+                .replace("SKU 42?", "SKU 42 \u{fffd}?")
+                .replace("StockBot", r"Stock\udc00Bot"),
+        ] {
+            let event = parse("im.message.receive_v1", &body).unwrap();
+            let (message, text) = event.text_from_user().unwrap();
+            assert_eq!(text, "@_user_1 stock of SKU 42 \u{fffd}?");
+            // Fit to be sent.
+            serde_json::from_str::<Value>(&message.content).unwrap();
         }
     }
 

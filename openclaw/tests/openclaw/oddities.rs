@@ -25,7 +25,33 @@ on_both_backends!(
     waiting_for_a_token_uses_no_attempt,
     a_packed_answer_is_one_send,
     a_persons_words_count_in_a_post,
+    half_an_emoji_is_answered_too,
 );
+
+/// A client that counts UTF-16 units cuts an emoji in two.
+async fn half_an_emoji_is_answered_too(kind: Kind) {
+    let world = world(kind, 1, "").await;
+    let processes = world.start(1).await;
+    let pusher = world.pusher(&[&processes[0]], PushOptions::default());
+    let half = EventKind::Message {
+        message_type: "text".to_owned(),
+        content: r#"{"text":"cut \ud83d"}"#.to_owned(),
+    };
+    pusher
+        .push(Event::with_key(
+            world.bots[0].clone(),
+            half,
+            "oc_1",
+            "ou_person",
+            "om_half",
+        ))
+        .await
+        .unwrap();
+    eventually("it is answered", PATIENCE, async || {
+        visible(&world).iter().any(|text| text == "cut \u{fffd}")
+    })
+    .await;
+}
 
 /// The ids of the visible messages.
 fn ids(world: &World) -> Vec<Arc<str>> {
