@@ -92,6 +92,8 @@ class Walk:
         if self.listed.has(text):
             return None
         words = text.split()
+        if re.search(r"(?:^| )cargo ", text):
+            return f"`{text}` builds, which takes too long here: list it, with who runs it"
         if words[0] == "./dev":
             if not Path(f"dev.d/{words[1]}.sh").exists():
                 return f"there is no `./dev {words[1]}`"
