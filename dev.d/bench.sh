@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # [speed [NAMES] | growth [DIMENSIONS] | hour | quota | micro | instructions | flame]: measures it beside its yardsticks; writes docs/
 #
-# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both busy embedded small slow start recovery quota; all without names.
+# ./dev bench speed [NAMES] [--pairs N] [--seconds N]; NAMES: accept latency limits drain both busy embedded small slow siege start recovery quota; all without names.
 # ./dev bench growth [bots workers bodies rows]: the same load on more of each.
 # ./dev bench hour [--minutes N]: 1,000 events a second: memory, tables, nothing lost.
 # ./dev bench micro [FILTER]: how long the pure paths of an event take, and the slot script.

@@ -109,7 +109,7 @@ pub(crate) async fn accepted(target: SocketAddr, batch: &Arc<Batch>) -> anyhow::
         let batch = Arc::clone(batch);
         open.spawn(async move {
             for number in (first..batch.len()).step_by(FEW) {
-                insist(target, batch.request(number).context("no such request")?).await?;
+                insist(target, &batch, number).await?;
             }
             anyhow::Ok(())
         });
@@ -120,12 +120,16 @@ pub(crate) async fn accepted(target: SocketAddr, batch: &Arc<Batch>) -> anyhow::
     Ok(())
 }
 
-async fn insist(target: SocketAddr, request: &[u8]) -> anyhow::Result<()> {
+/// One push over a connection of its own: its status, if there was an answer.
+pub(crate) async fn alone(target: SocketAddr, batch: &Batch, number: usize) -> Option<u16> {
+    let mut connection = Connection::open(target).await.ok()?;
+    connection.exchange(batch.request(number)?).await.ok()
+}
+
+async fn insist(target: SocketAddr, batch: &Batch, number: usize) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
-        if let Ok(mut connection) = Connection::open(target).await
-            && matches!(connection.exchange(request).await, Ok(200))
-        {
+        if alone(target, batch, number).await == Some(200) {
             return Ok(());
         }
         ensure!(begun.elapsed() < GIVE_UP, "{target} accepts nothing");

@@ -12,6 +12,7 @@
 //! | `embedded` | the same in one process on SQLite |
 //! | `small` | 1,000 events a second inside half a core a role |
 //! | `slow` | the same, and a backlog, on a database whose disk is slow |
+//! | `siege` | what is accepted while one hostile address takes all it can get |
 //! | `start` | start to the first accepted event; what idling costs |
 //! | `recovery` | until events go through again after an outage |
 //!
@@ -25,6 +26,7 @@ mod embedded;
 mod latency;
 mod limits;
 mod recovery;
+mod siege;
 mod slow;
 mod small;
 mod start;
@@ -80,6 +82,7 @@ enum Name {
     Embedded,
     Small,
     Slow,
+    Siege,
     Start,
     Recovery,
     Quota,
@@ -105,6 +108,7 @@ impl Speed {
                 Name::Embedded => embedded::measure(&self, &mut report).await?,
                 Name::Small => small::measure(&self, &mut report).await?,
                 Name::Slow => slow::measure(&self, &mut report).await?,
+                Name::Siege => siege::measure(&self, &mut report).await?,
                 Name::Start => start::measure(&self, &mut report).await?,
                 Name::Recovery => recovery::measure(&self, &mut report).await?,
                 Name::Quota => quota::short::rows(&mut report).await?,

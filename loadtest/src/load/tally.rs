@@ -22,7 +22,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             answers: BTreeMap::new(),
             pushed: 0,
@@ -32,7 +32,7 @@ impl Tally {
         })
     }
 
-    pub(super) fn count(&mut self, status: Option<u16>, latency: Duration) {
+    pub(crate) fn count(&mut self, status: Option<u16>, latency: Duration) {
         *self.answers.entry(status.unwrap_or(0)).or_default() += 1;
         self.latencies
             .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
