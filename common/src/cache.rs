@@ -1,7 +1,6 @@
 //! Seam 3: the cache. Anything in it may be lost; what says "done" in it was written after the broker's confirm.
 //!
-//! Two backends, one conformance suite (`tests/contracts/cache.rs`): Redis ([`crate::caches::redis`]) and memory
-//! ([`crate::caches::memory`]).
+//! Two backends, one conformance suite (`backends/tests/contracts/cache.rs`): Redis and memory (`backends/src/caches/`).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The contract every OpenClaw part shares.
+//! The contract every OpenClaw part shares. No driver: what is behind the seams is the crate `openclaw_backends`.
 //!
 //! | module | job |
 //! |---|---|
@@ -11,18 +11,15 @@
 //! | [`pool`] | bots that share a send address |
 //! | [`envelope`] | one event on its way: identity, lane, body |
 //! | [`send`] | a send that somebody asked for |
-//! | [`queue`] | seam 1: nothing accepted may be lost (backends in [`queues`]) |
-//! | [`store`] | seam 2: nothing finished may be lost (backends in [`stores`]) |
-//! | [`cache`] | seam 3: anything may be lost (backends in [`caches`]) |
+//! | [`queue`] | seam 1: nothing accepted may be lost |
+//! | [`store`] | seam 2: nothing finished may be lost |
+//! | [`cache`] | seam 3: anything may be lost |
 //! | [`replay`] | replaying dead letters with care |
 //! | [`priority`] | who goes first when a bot cannot send everything at once |
 //! | [`quota`] | the send limits: the algorithm, the waiting, the fallback while the cache is down |
 //! | [`budget`] | the monthly calls of a tenant: months, thresholds, forecast |
-//! | [`backend`] | the one `match` that chooses the backends |
 //! | [`checkup`] | what a look at another server found |
 //! | [`mod@fail_point`] | where tests make the process die; nothing in what ships |
-//! | [`data_dir`] | the embedded backends' folder: one process at a time |
-//! | [`sqlite`] | the one file of the embedded backends |
 //! | [`crypto`] | Feishu's signature and encryption |
 //! | [`seal`] | encryption of stored bodies |
 //! | [`secret`] | strings that never print |
@@ -32,17 +29,14 @@
 //! | [`time`] | the only place that reads the wall clock |
 
 pub mod action_uuid;
-pub mod backend;
 pub mod backoff;
 pub mod bearer;
 pub mod bot;
 pub mod budget;
 pub mod cache;
-pub mod caches;
 pub mod checkup;
 pub mod config;
 pub mod crypto;
-pub mod data_dir;
 pub mod envelope;
 pub mod fail_point;
 pub mod health;
@@ -50,15 +44,12 @@ pub mod outside;
 pub mod pool;
 pub mod priority;
 pub mod queue;
-pub mod queues;
 pub mod quota;
 pub mod replay;
 pub mod seal;
 pub mod secret;
 pub mod send;
 pub mod serve;
-pub mod sqlite;
 pub mod store;
-pub mod stores;
 pub mod telemetry;
 pub mod time;

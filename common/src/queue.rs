@@ -1,7 +1,7 @@
 //! Seam 1: the durable queue. Nothing accepted may be lost.
 //!
-//! Two backends keep the same promises, proved by one conformance suite (`tests/contracts/queue.rs`): RabbitMQ quorum
-//! queues ([`crate::queues::rabbitmq`]) and a SQLite table ([`crate::queues::sqlite`]).
+//! Two backends keep the same promises, proved by one conformance suite (`backends/tests/contracts/queue.rs`): RabbitMQ
+//! quorum queues and a SQLite table (`backends/src/queues/`).
 //!
 //! * **Publish** answers `Ok` only when the message survives a crash of every process involved.
 //! * **Order**: what is published to a bot after another publish to it was answered is delivered after it.

@@ -1,7 +1,7 @@
 //! Seam 2: the Store. Nothing finished may be lost; it is the authority on what has happened to an event.
 //!
-//! Two backends, one conformance suite (`tests/contracts/store.rs`): PostgreSQL ([`crate::stores::postgres`]) and SQLite
-//! ([`crate::stores::sqlite`]).
+//! Two backends, one conformance suite (`backends/tests/contracts/store.rs`): PostgreSQL and SQLite
+//! (`backends/src/stores/`).
 //!
 //! ```text
 //! event:   received ─▶ planned ─▶ done | waiting | dead        waiting ─▶ received/planned when due

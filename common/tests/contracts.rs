@@ -1,8 +1,5 @@
-//! The promises of the three seams, each proved on both of its backends, and of the configuration folder.
+//! The promises of the configuration folder.
 
 mod contracts {
-    mod cache;
     mod config;
-    mod queue;
-    mod store;
 }

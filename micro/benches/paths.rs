@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use divan::Bencher;
+use openclaw_backends::caches::redis::Redis;
 use openclaw_common::cache::{Cache as _, Level, Take};
-use openclaw_common::caches::redis::Redis;
 use openclaw_common::quota::HORIZON;
 use openclaw_common::secret::Secret;
 use openclaw_micro::{LANE_MOVES, Lanes, Push, round_trip};

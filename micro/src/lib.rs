@@ -80,7 +80,7 @@ impl Push {
 
 /// An envelope to an AMQP message and back.
 pub fn round_trip(envelope: &Envelope) -> Arc<Envelope> {
-    openclaw_common::queues::rabbitmq::measured::round_trip(envelope).expect("a message that is readable")
+    openclaw_backends::queues::rabbitmq::measured::round_trip(envelope).expect("a message that is readable")
 }
 
 /// Events of a hundred chats through their lanes, one by one.

@@ -11,7 +11,9 @@
 mod apps;
 mod report;
 
-use openclaw_common::backend;
+use std::sync::Arc;
+
+use openclaw_backends::caches::memory::Memory;
 use openclaw_common::checkup::Finding;
 use openclaw_common::config::{self, Environment, Loaded};
 use openclaw_worker::feishu::Examiner;
@@ -53,10 +55,10 @@ pub(crate) async fn run(arguments: Check) -> Result<(), Failure> {
 }
 
 async fn look(loaded: &Loaded, report: &mut Report) -> Result<(), Failure> {
-    let examiner = Examiner::new().map_err(|error| anyhow::anyhow!(error))?;
+    let examiner = Examiner::new(Arc::new(Memory::new())).map_err(|error| anyhow::anyhow!(error))?;
     let queues: Vec<_> = loaded.bots.all_served().map(|bot| bot.id.clone()).collect();
     let (servers, apps) = tokio::join!(
-        backend::checkup(&loaded.config.backend, &loaded.config.database, &queues),
+        openclaw_backends::checkup(&loaded.config.backend, &loaded.config.database, &queues),
         apps::look(&examiner, &loaded.bots),
     );
     servers.into_iter().chain(apps).for_each(|finding| report.add(finding));

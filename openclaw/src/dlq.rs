@@ -8,7 +8,7 @@ mod replay;
 
 use std::collections::BTreeMap;
 
-use openclaw_common::backend::{self, BackendError, Seams};
+use openclaw_backends::{BackendError, Seams};
 use openclaw_common::bot::BotId;
 use openclaw_common::config::Loaded;
 use openclaw_common::seal::KeyRing;
@@ -41,7 +41,7 @@ impl Opened {
     /// For `command`, which is named where another process has the folder.
     pub(crate) async fn of(command: &str, folder: &cli::Folder) -> Result<Self, Failure> {
         let loaded = node::load(&folder.config)?;
-        let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
+        let seams = openclaw_backends::open(&loaded.config.backend, &loaded.config.database, &node::instance())
             .await
             .map_err(|error| match error {
                 BackendError::DataDir(error) => {

@@ -1,6 +1,5 @@
 //! `openclaw migrate`: brings the database's schema to this version. A deployment runs it as a job before the workers.
 
-use openclaw_common::backend;
 use openclaw_common::store::StoreError;
 
 use crate::cli::Folder;
@@ -9,7 +8,7 @@ use crate::{node, print};
 
 pub(crate) async fn run(folder: Folder) -> Result<(), Failure> {
     let loaded = node::load(&folder.config)?;
-    let seams = backend::open(&loaded.config.backend, &loaded.config.database, &node::instance())
+    let seams = openclaw_backends::open(&loaded.config.backend, &loaded.config.database, &node::instance())
         .await
         .map_err(node::backend_failure)?;
     match seams.store.migrate().await {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use openclaw_common::backend::{self, BackendError, Seams};
+use openclaw_backends::{BackendError, Seams};
 use openclaw_common::bot::Bots;
 use openclaw_common::config::{self, Backend, Config, Environment, Loaded};
 use openclaw_common::health::{self, Health, Need};
@@ -108,7 +108,7 @@ impl Node {
             let router = health::metrics_router(monitoring);
             tasks.spawn(serve::serve(listener, router, Limits::default(), background.clone()));
         }
-        let seams = backend::open(&config.backend, &config.database, &instance())
+        let seams = openclaw_backends::open(&config.backend, &config.database, &instance())
             .await
             .map_err(backend_failure)?;
         let health = Health::new();

@@ -154,8 +154,8 @@ fn shared_key(app: &str, chat: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use openclaw_common::caches::memory::Memory;
-    use openclaw_common::caches::redis::Redis;
+    use openclaw_backends::caches::memory::Memory;
+    use openclaw_backends::caches::redis::Redis;
     use openclaw_common::secret::Secret;
     use testkit::{Servers, eventually};
 

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openclaw_backends::caches::redis::Redis;
+use openclaw_backends::queues::rabbitmq::{Options, RabbitMq};
 use openclaw_common::bot::Bot;
 use openclaw_common::cache::Cache;
-use openclaw_common::caches::redis::Redis;
 use openclaw_common::queue::{Link, Queue};
-use openclaw_common::queues::rabbitmq::{Options, RabbitMq};
 use openclaw_common::secret::Secret;
 use openclaw_sim::proxy::{Direction, Flow, Proxy};
 use serde_json::json;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use openclaw_backends::caches;
 use openclaw_common::cache::{Cache as _, Level};
-use openclaw_common::caches;
 use openclaw_common::quota::{HORIZON, Quota};
 use openclaw_common::secret::Secret;
 use openclaw_sim::clock::monotonic_us;

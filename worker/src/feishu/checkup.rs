@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, DATE};
 use openclaw_common::bot::Bot;
-use openclaw_common::caches::memory::Memory;
+use openclaw_common::cache::Cache;
 use openclaw_common::checkup::{Asked, Finding, http_date_ms};
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -26,19 +26,19 @@ const NO_BOT: [i64; 2] = [11205, 230_006];
 #[derive(Debug)]
 pub struct Examiner {
     http: Http,
-    /// Of its own, and nobody else's: a token in the shared cache would say nothing about the credentials in the files.
     tokens: Tokens,
 }
 
 impl Examiner {
-    /// One for a whole check.
+    /// One for a whole check. `cache` is its own and empty: a token of the shared one would say nothing about the credentials
+    /// in the files.
     ///
     /// # Errors
     /// When the process has no TLS provider or the machine no certificates.
-    pub fn new() -> Result<Self, ClientError> {
+    pub fn new(cache: Arc<dyn Cache>) -> Result<Self, ClientError> {
         let http = Http::new()?;
         Ok(Self {
-            tokens: Tokens::new(http.clone(), Arc::new(Memory::new())),
+            tokens: Tokens::new(http.clone(), cache),
             http,
         })
     }

@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use openclaw_backends::caches::memory::Memory;
+use openclaw_backends::queues::sqlite::SqliteQueue;
+use openclaw_backends::sqlite::Sqlite;
 use openclaw_common::bot::{Bot, BotId, BotSet, Bots, Credentials};
-use openclaw_common::caches::memory::Memory;
 use openclaw_common::config::{self, Config, Message};
-use openclaw_common::queues::sqlite::SqliteQueue;
 use openclaw_common::quota::{HORIZON, Quota, Urgency};
 use openclaw_common::seal::KeyRing;
 use openclaw_common::secret::Secret;
-use openclaw_common::sqlite::Sqlite;
 use openclaw_common::store::Store;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openclaw_backends::sqlite::Sqlite;
+use openclaw_backends::stores::postgres::Postgres;
+use openclaw_backends::stores::sqlite::SqliteStore;
 use openclaw_common::config::Database;
 use openclaw_common::envelope::EventKey;
 use openclaw_common::secret::Secret;
-use openclaw_common::sqlite::Sqlite;
 use openclaw_common::store::Store;
-use openclaw_common::stores::postgres::Postgres;
-use openclaw_common::stores::sqlite::SqliteStore;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Every column that holds a time.

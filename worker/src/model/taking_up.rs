@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openclaw_backends::caches::memory::Memory;
+use openclaw_backends::queues::sqlite::SqliteQueue;
+use openclaw_backends::sqlite::Sqlite;
 use openclaw_common::bot::{BotSet, Bots};
-use openclaw_common::caches::memory::Memory;
 use openclaw_common::config::{Config, Message};
 use openclaw_common::queue::{Queue as _, Source};
-use openclaw_common::queues::sqlite::SqliteQueue;
 use openclaw_common::seal::KeyRing;
-use openclaw_common::sqlite::Sqlite;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openclaw_common::caches::memory::Memory;
+use openclaw_backends::caches::memory::Memory;
 use openclaw_worker::action::Action;
 use openclaw_worker::feishu::{Client, Outcome, Scope};
 use serde_json::json;

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openclaw_backends::caches::memory::Memory;
+use openclaw_backends::caches::redis::Redis;
 use openclaw_common::bot::Bot;
 use openclaw_common::cache::Cache;
-use openclaw_common::caches::memory::Memory;
-use openclaw_common::caches::redis::Redis;
 use openclaw_common::secret::Secret;
 use openclaw_worker::feishu::{Client, Outcome};
 use serde_json::json;

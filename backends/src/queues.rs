@@ -1,0 +1,4 @@
+//! The two backends of [`openclaw_common::queue::Queue`].
+
+pub mod rabbitmq;
+pub mod sqlite;

@@ -1,4 +1,0 @@
-//! The two implementations of [`crate::cache::Cache`].
-
-pub mod memory;
-pub mod redis;

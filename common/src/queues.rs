@@ -1,4 +1,0 @@
-//! The two backends of [`crate::queue::Queue`].
-
-pub mod rabbitmq;
-pub mod sqlite;
