@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
+use tokio::time::timeout;
 
 use super::link::Link;
 use super::schema;
@@ -10,6 +11,8 @@ use openclaw_common::checkup::{Asked, Finding};
 use openclaw_common::store::StoreError;
 
 const POSTGRESQL: &str = "postgresql";
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The first version that is tested.
 const LEAST: i64 = 150_000;
 /// Asked without a prepared statement: a pooler may stand in between.
@@ -27,9 +30,14 @@ pub(super) async fn checkup(link: &Link) -> Vec<Finding> {
         Ok(connection) => connection,
         Err(error) => return vec![refusal(&error)],
     };
-    let (mut findings, denied) = match about(&mut connection).await {
-        Ok(about) => about,
-        Err(error) => return vec![refusal(&StoreError::Unavailable(error.to_string()))],
+    let (mut findings, denied) = match timeout(PATIENCE, about(&mut connection)).await {
+        Ok(Ok(about)) => about,
+        Ok(Err(error)) => return vec![refusal(&StoreError::Unavailable(error.to_string()))],
+        // Connected, perhaps to a pooler with no server behind it.
+        Err(_) => {
+            let silent = "the database did not answer within 5 s".to_owned();
+            return vec![refusal(&StoreError::Unavailable(silent))];
+        }
     };
     drop(connection);
     findings.extend(pooler(link));

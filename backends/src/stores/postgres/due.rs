@@ -205,7 +205,8 @@ fn uncover<'c>(connection: Session<'c>, (bot, chats): &'c (&BotId, Vec<String>))
 
 /// [`openclaw_common::store::Store::take_due`]
 pub(super) async fn take_due(link: &Link, bot: &BotId, room: Room<'_>) -> Result<Vec<Row>, StoreError> {
-    let (events, actions) = link.run(&(bot, room), take_wanted).await?;
+    // A second run would take other rows, and nobody would know of the first ones.
+    let (events, actions) = link.run_once(&(bot, room), take_wanted).await?;
     rows(events, actions)
 }
 

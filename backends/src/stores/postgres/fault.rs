@@ -14,7 +14,7 @@ pub(super) enum Worth {
     Broken,
     /// Its server has gone or may not write, so the others to it are worth no more.
     Abandoned,
-    /// A pooler answers: statements must have no names. The call has changed nothing and may be repeated.
+    /// A pooler answers: statements must have no names. The statement has changed nothing.
     Pooled,
 }
 

@@ -18,17 +18,17 @@ use openclaw_common::config::Database;
 use openclaw_common::secret::Secret;
 use openclaw_common::store::StoreError;
 
-/// Waiting for a connection, connecting included (`reliability.md` D8).
+/// Waiting for a connection, connecting included (`docs/design/delivery.md` §10).
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One more try to connect, to hear why the others failed.
 const ASK_WHY: Duration = Duration::from_millis(500);
 
-/// What a call wants of the server: it ends a statement after five seconds (D8) and frees the locks of a client that
-/// vanished inside a transaction after ten (§7). Every statement on an event's way has an index (SQLite is told by
-/// `INDEXED BY`): of a table that is new PostgreSQL has no statistics, and keeps the plan it made when the table was empty;
-/// it would read all of `events` for each event until autovacuum's first pass, up to a minute later. The few statements
-/// that do read all would seem so dear by that, that it would compile them first.
+/// What a call wants of the server: it ends a statement after five seconds (`docs/design/delivery.md` §10) and frees the
+/// locks of a client that vanished inside a transaction after ten (`docs/design/delivery.md` §7). Every statement on an event's
+/// way has an index (SQLite is told by `INDEXED BY`): of a table that is new PostgreSQL has no statistics, and keeps the plan it
+/// made when the table was empty; it would read all of `events` for each event until autovacuum's first pass, up to a minute
+/// later. The few statements that do read all would seem so dear by that, that it would compile them first.
 const SETTINGS: [(&str, &str); 4] = [
     ("statement_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "10s"),
@@ -214,11 +214,30 @@ impl Link {
     }
 
     /// Runs `work` on a pooled connection, again when it collided with another transaction (the server has undone it then), or
-    /// when its server turned out to be one that has gone or may not write.
+    /// when its server turned out to be one that has gone or may not write: a server that goes may have carried it out, so
+    /// `work` must be one that a second run only completes.
     pub(super) async fn run<A: Sync + ?Sized, T>(
         &self,
         input: &A,
         work: for<'c> fn(Session<'c>, &'c A) -> Work<'c, T>,
+    ) -> Result<T, StoreError> {
+        self.try_run(input, work, true).await
+    }
+
+    /// The same for `work` that takes something else at its second run: it is repeated only where the server has undone it.
+    pub(super) async fn run_once<A: Sync + ?Sized, T>(
+        &self,
+        input: &A,
+        work: for<'c> fn(Session<'c>, &'c A) -> Work<'c, T>,
+    ) -> Result<T, StoreError> {
+        self.try_run(input, work, false).await
+    }
+
+    async fn try_run<A: Sync + ?Sized, T>(
+        &self,
+        input: &A,
+        work: for<'c> fn(Session<'c>, &'c A) -> Work<'c, T>,
+        repeatable: bool,
     ) -> Result<T, StoreError> {
         let (mut collisions, mut left) = (0, false);
         loop {
@@ -252,7 +271,7 @@ impl Link {
             }
             // The address may lead to another server by now: a connection that is made anew tells.
             let elsewhere = worth == Worth::Abandoned && !left;
-            let again = elsewhere || worth == Worth::Pooled || fault::is_collision(&error);
+            let again = repeatable && (elsewhere || worth == Worth::Pooled) || fault::is_collision(&error);
             if !again || collisions == COLLISIONS {
                 return Err(store_error(&error));
             }

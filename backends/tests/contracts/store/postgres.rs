@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use openclaw_backends::stores::postgres::Postgres;
 use openclaw_common::config::Database;
 use openclaw_common::secret::Secret;
-use openclaw_common::store::{ActionState, Intent, Step, Store, StoreError};
-use sqlx::{Connection, PgConnection};
+use openclaw_common::store::{ActionState, Intent, State, Step, Store, StoreError};
+use sqlx::{Connection, Executor, PgConnection};
 use testkit::eventually;
 
-use super::world::{World, arrival, bot, outcome, room};
+use super::world::{World, arrival, bot, outcome, plan, room, taken, wait};
 
 #[tokio::test]
 async fn an_empty_database_says_what_to_run() {
@@ -69,6 +69,37 @@ async fn cut_connections_pass_and_the_store_goes_on() {
     })
     .await;
     world.again("om_1").await;
+}
+
+/// Taking rows up and reading their actions are two statements. A server that goes between them is no reason to take others:
+/// nobody would know of the first ones.
+#[tokio::test]
+async fn rows_are_not_taken_twice_when_their_server_goes_meanwhile() {
+    const BLOCKED: &str = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let world = World::postgres().await;
+    for (key, chat) in [("om_1", "oc_1"), ("om_2", "oc_2"), ("om_3", "oc_3")] {
+        let row = taken(world.begin(vec![arrival(key, chat, Intent::Start)]).await.remove(0));
+        assert!(world.step(&row, plan(1)).await);
+        assert!(world.step(&row, wait(Duration::ZERO, false)).await);
+    }
+    let mut locking = PgConnection::connect(world.database().unwrap().url()).await.unwrap();
+    locking
+        .execute("BEGIN; LOCK TABLE actions IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let store = world.store.clone();
+    let taking = tokio::spawn(async move { store.take_due(&bot(), room(&[], 1000, 1)).await });
+    eventually("the second statement waits", Duration::from_secs(10), async || {
+        world.number(&format!("SELECT count(*) {BLOCKED}")).await == 1
+    })
+    .await;
+    world
+        .execute(&format!("SELECT pg_terminate_backend(pid) {BLOCKED}"))
+        .await;
+    locking.execute("ROLLBACK").await.unwrap();
+    let error = taking.await.unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert_eq!(world.count(State::Waiting).await, 2);
 }
 
 /// PostgreSQL has no statistics of a new table, and keeps the plans it made while the table was empty.
