@@ -29,7 +29,7 @@ use crate::action::Plan;
 use crate::anchor::Anchor;
 use crate::engine::Engine;
 use crate::event::Event;
-use crate::handler::{self, Handler, HandlerError};
+use crate::handler::{Handler, HandlerError};
 use crate::lanes::{Lanes, Started};
 use crate::levels;
 use crate::process::{End, Run, Work};
@@ -129,7 +129,7 @@ impl Attachment {
             lanes: Lanes::default(),
             held: HashMap::new(),
             anchor: Anchor::default(),
-            handler: (bot.clone(), handler_of(bot)),
+            handler: (bot.clone(), handler_of(&engine, bot)),
             handlers: Arc::new(Semaphore::new(engine.config.server.workers)),
             quarantine: Arc::new(Semaphore::new(1)),
             ended,
@@ -384,7 +384,7 @@ impl Attachment {
         if let Some(bot) = self.engine.bots.now().served(self.bot.as_str())
             && !Arc::ptr_eq(bot, &self.handler.0)
         {
-            self.handler = (bot.clone(), handler_of(bot));
+            self.handler = (bot.clone(), handler_of(&self.engine, bot));
         }
         self.handler.0.clone()
     }
@@ -505,8 +505,8 @@ impl Attachment {
 
 /// The bot's handler. Its rules were compiled once when the configuration was read; should that ever not be enough, the
 /// events wait for a better configuration instead of being answered wrongly.
-fn handler_of(bot: &Bot) -> Arc<dyn Handler> {
-    handler::build(&bot.handler).unwrap_or_else(|error| {
+fn handler_of(engine: &Engine, bot: &Bot) -> Arc<dyn Handler> {
+    engine.handlers.of(&bot.handler).unwrap_or_else(|error| {
         tracing::error!(bot = %bot.id, %error, "this bot's handler cannot be built: its events wait");
         Arc::new(Unusable(error.to_string()))
     })

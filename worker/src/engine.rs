@@ -17,6 +17,7 @@ use crate::commit::Commits;
 use crate::crowd::Crowds;
 use crate::feishu::Client;
 use crate::gate::Gate;
+use crate::handler::Handlers;
 use crate::people::People;
 use crate::pulse::Pulse;
 use crate::unrecorded::Unrecorded;
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     pub(crate) gate: Gate,
     pub(crate) crowds: Crowds,
     pub(crate) people: People,
+    pub(crate) handlers: Handlers,
     pub(crate) feishu: Arc<Client>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) pulse: Pulse,

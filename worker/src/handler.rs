@@ -1,6 +1,6 @@
 //! Handlers: the product's own logic, which turns an event into a plan. They send nothing themselves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use openclaw_common::config;
@@ -35,6 +35,29 @@ pub enum HandlerError {
     Refused(String),
 }
 
+/// The handlers that are in use, each once for all bots with the same settings: a thousand bots that inherit the node's rules
+/// hold them compiled once.
+#[derive(Default)]
+pub(crate) struct Handlers(Mutex<Vec<(config::Handler, Weak<dyn Handler>)>>);
+
+impl Handlers {
+    /// The handler with these settings.
+    ///
+    /// # Errors
+    /// As [`build`].
+    pub(crate) fn of(&self, settings: &config::Handler) -> Result<Arc<dyn Handler>, RuleError> {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|(_, handler)| handler.strong_count() > 0);
+        let same = used.iter().find(|(others, _)| others == settings);
+        if let Some(handler) = same.and_then(|(_, handler)| handler.upgrade()) {
+            return Ok(handler);
+        }
+        let handler = build(settings)?;
+        used.push((settings.clone(), Arc::downgrade(&handler)));
+        Ok(handler)
+    }
+}
+
 /// Makes the handler that a bot's configuration names.
 ///
 /// # Errors
@@ -44,6 +67,33 @@ pub fn build(handler: &config::Handler) -> Result<Arc<dyn Handler>, RuleError> {
         config::Handler::Echo => Arc::new(echo::Echo),
         config::Handler::Rules(rules) => Arc::new(rules::Rules::compile(rules)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use openclaw_common::config::{Handler as Settings, Pattern, Rule};
+
+    use super::*;
+
+    fn settings(keyword: &str) -> Settings {
+        Settings::Rules(vec![Rule {
+            pattern: Pattern::Keyword(keyword.to_owned()),
+            reply: "yes".to_owned(),
+        }])
+    }
+
+    #[test]
+    fn bots_with_the_same_settings_share_a_handler_as_long_as_one_uses_it() {
+        let handlers = Handlers::default();
+        let first = handlers.of(&settings("one")).unwrap();
+        assert!(Arc::ptr_eq(&first, &handlers.of(&settings("one")).unwrap()));
+        let other = handlers.of(&settings("two")).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        drop(first);
+        handlers.of(&Settings::Echo).unwrap();
+        assert_eq!(handlers.0.lock().unwrap().len(), 2, "what nobody uses is forgotten");
+    }
 }
 
 /// Neighbours of every handler's tests.

@@ -81,13 +81,14 @@ use crate::crowd::Crowds;
 use crate::engine::Engine;
 use crate::feishu::{Client, ClientError};
 use crate::gate::Gate;
+use crate::handler::Handlers;
 use crate::meter::Meter;
 use crate::people::People;
 use crate::placement::{Placement, Roster};
 use crate::pulse::Pulse;
 use crate::unrecorded::Unrecorded;
 
-/// A drain that takes longer is cut off: redelivery and the uuid cover what was on its way (`reliability.md` §8).
+/// A drain that takes longer is cut off: redelivery and the uuid cover what was on its way (`docs/design/delivery.md` §8).
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// A database that leaves a commit unanswered for so long during the drain is not waited for: what it has not heard of is
@@ -137,6 +138,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         gate: Gate::new(store.clone(), meter.clone()),
         crowds: Crowds::new(),
         people: People::new(cache.clone(), tracker.clone()),
+        handlers: Handlers::default(),
         feishu: Arc::new(Client::metered(cache.clone(), meter)?),
         pulse: Pulse::start(&tracker, &hard_stop),
         unrecorded: Unrecorded::default(),

@@ -29,7 +29,7 @@ use crate::crowd::Crowds;
 use crate::engine::{Engine, LOOKS};
 use crate::event::Event;
 use crate::feishu::Client;
-use crate::handler::{Handler, HandlerError};
+use crate::handler::{Handler, HandlerError, Handlers};
 use crate::people::People;
 use crate::process::{Run, Work};
 use crate::pulse::Pulse;
@@ -121,6 +121,7 @@ impl Stage {
             gate: leave,
             crowds: Crowds::new(),
             people: People::new(self.cache.clone(), tracker.clone()),
+            handlers: Handlers::default(),
             feishu: self.feishu.clone(),
             pulse: Pulse::start(&tracker, &death),
             unrecorded: Unrecorded::default(),
