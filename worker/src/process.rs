@@ -34,7 +34,7 @@ use crate::{membership, order};
 
 /// Handler starts without an end that make an event poison: each one was a crash of the process.
 const POISON_STARTS: u32 = 3;
-/// A handler that takes longer has failed (`reliability.md` D8).
+/// A handler that takes longer has failed (`docs/design/delivery.md` §10).
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A scheduled send this close to its time waits in its lane.
 const NEARLY: Duration = Duration::from_secs(1);
@@ -195,7 +195,7 @@ impl Run {
             return Ok(None);
         }
         match self.on_stale(row) {
-            OnStale::DeadLetter | OnStale::Drop => self.outdated(row).await,
+            OnStale::DeadLetter | OnStale::Drop => self.outdated(row, Vec::new()).await,
             // An event that has a plan already would get a second one; its own answer is late but whole.
             OnStale::Reply if row.plan.is_some() => Ok(None),
             OnStale::Reply => {
@@ -214,17 +214,17 @@ impl Run {
         }
     }
 
-    /// Ends an event that has grown too old, unless a late answer is better than none.
-    pub(crate) async fn outdated(&self, row: &Row) -> Flow<Option<End>> {
+    /// Ends an event that has grown too old, unless a late answer is better than none; `actions` is how far it has got.
+    pub(crate) async fn outdated(&self, row: &Row, actions: Vec<ActionOutcome>) -> Flow<Option<End>> {
         if !self.is_old(row) {
             return Ok(None);
         }
         match self.on_stale(row) {
             OnStale::DeadLetter => {
                 let error = format!("older than message.max_age ({} s)", self.bot.message.max_age.as_secs());
-                self.die(row, Vec::new(), "stale", None, error).await.map(Some)
+                self.die(row, actions, "stale", None, error).await.map(Some)
             }
-            OnStale::Drop => self.finish(row, Vec::new()).await.map(Some),
+            OnStale::Drop => self.finish(row, actions).await.map(Some),
             OnStale::Reply => Ok(None),
         }
     }

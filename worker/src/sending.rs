@@ -131,8 +131,10 @@ impl ActionRun<'_> {
                     }
                     fail_point("W2", &self.row.envelope.key.key);
                     self.counted = false;
-                    let makes_one = self.action.carries_uuid();
-                    self.open = makes_one.then(|| engine.unrecorded.begin(&self.sender.bot, self.action));
+                    // Kept over all tries: whoever waits for it waits until its outcome is recorded.
+                    if self.action.carries_uuid() && self.open.is_none() {
+                        self.open = Some(engine.unrecorded.begin(&self.sender.bot, self.action));
+                    }
                     let send = engine.feishu.send(&self.sender.bot, self.action, &self.uuid);
                     engine.quota.sending(&levels, permit, send).await
                 }
@@ -140,6 +142,10 @@ impl ActionRun<'_> {
             };
             if let Outcome::Unready { wait, .. } = outcome {
                 engine.gate.hear(&self.sender.bot, &outcome, probe, Instant::now());
+                if self.clean {
+                    // Nothing can be visible.
+                    self.open = None;
+                }
                 match self.unready(&outcome, wait, &mut patience, tries.attempts).await? {
                     Some(end) => return Ok(end),
                     None => continue,
@@ -196,11 +202,11 @@ impl ActionRun<'_> {
                         return parked.await.map(Sent::End);
                     }
                     // The paused level may be one that is switched off here: then only this wait obeys the platform.
-                    self.run.pause(pause).await?;
+                    self.pause(pause).await?;
                 }
                 Verdict::Retry(wait) if waited + wait <= LANE_PATIENCE => {
                     waited += wait;
-                    self.run.pause(wait).await?;
+                    self.pause(wait).await?;
                 }
                 Verdict::Retry(wait) => {
                     let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
@@ -223,7 +229,7 @@ impl ActionRun<'_> {
                     }
                     (tries, waited) = (Tries::default(), Duration::ZERO);
                     let pause = backoff::delay(&policy.retry, 1).min(LANE_PATIENCE);
-                    self.run.pause(pause).await?;
+                    self.pause(pause).await?;
                 }
                 Verdict::Dead(class) => {
                     let (state, error) = if self.clean {
@@ -252,19 +258,16 @@ impl ActionRun<'_> {
         let wait = wait.max(MOMENT);
         if wait <= *patience {
             *patience -= wait;
-            return match self.run.pause(wait).await {
-                Ok(()) => Ok(None),
-                Err(interrupt) => self.untried(interrupt).await.map(Some),
-            };
+            return self.pause(wait).await.map(|()| None);
         }
+        let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
         // The first action of an event, of which no copy can exist: nobody has had an answer, and a late one may be worse.
         if self.index == 0
             && self.clean
-            && let Some(end) = self.run.outdated(self.row).await?
+            && let Some(end) = self.run.outdated(self.row, actions.clone()).await?
         {
             return Ok(Some(Sent::End(end)));
         }
-        let actions = vec![self.outcome(ActionState::Planned, outcome.code(), None)];
         let parked = self.run.wait(self.row, actions, wait, attempts, true, failure(outcome));
         parked.await.map(|end| Some(Sent::End(end)))
     }
@@ -353,6 +356,14 @@ impl ActionRun<'_> {
             self.run.commit(self.row, Step::Progress(planned)).await?;
         }
         Err(interrupt)
+    }
+
+    /// Waits in the lane. A stop meanwhile leaves the row saying whether its tries were all refused.
+    async fn pause(&self, wait: Duration) -> Flow<()> {
+        match self.run.pause(wait).await {
+            Ok(()) => Ok(()),
+            Err(interrupt) => self.untried(interrupt).await.map(drop),
+        }
     }
 
     /// Asks the gate; short waits are spent here.

@@ -3,7 +3,8 @@
 //! The platform may push what a bot has sent as if a person had written it, and may do so before it answers the send. By then no
 //! table knows the message's id. Inside a lane that cannot matter, because the next event waits for the last one's outcome; but
 //! the same chat has a lane for each bot, each pool and each form of its address. So whoever is about to answer a message waits
-//! for the sends that may have made it, a few milliseconds as a rule, and then asks the Store.
+//! for the sends that may have made it, a few milliseconds as a rule, and then asks the Store. Sends of another process, and one
+//! that is parked while nobody knows whether it is visible, are not waited for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use crate::action::Action;
 use crate::order;
 use crate::people::People;
 
-/// A request is given up sooner, and its outcome committed.
+/// A request is given up sooner, and its outcome committed, as long as the database answers.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Where a send may become visible.
