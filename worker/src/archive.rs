@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use openclaw_common::backoff::Reconnect;
@@ -17,7 +18,7 @@ use crate::silence::Silence;
 
 /// Held unacknowledged while their bot is not known.
 const PREFETCH: u16 = 256;
-/// A bot that has not appeared for so long is not coming (`reliability.md` D2).
+/// A bot that has not appeared for so long is not coming (`docs/design/delivery.md` §10).
 const HOPE: Duration = Duration::from_secs(10 * 60);
 const LOOK: Duration = Duration::from_secs(1);
 /// A queue that was deleted is there again by then.
@@ -29,8 +30,14 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 pub(crate) async fn archive_dead(engine: Arc<Engine>) {
     loop {
         let mut deliveries = attach(&engine, Source::Dead).await;
-        let mut silence = silence_of(&engine, Source::Dead, &deliveries);
+        // Of all workers the broker feeds one, and only what it has fed knows that it is the one.
+        let fed = Arc::new(AtomicBool::new(false));
+        let is_fed = Arc::clone(&fed);
+        let mut silence = silence_of(&engine, Source::Dead, &deliveries, move || {
+            is_fed.load(Ordering::Relaxed)
+        });
         while let Some(delivery) = next(&mut deliveries, &mut silence).await {
+            fed.store(true, Ordering::Relaxed);
             match delivery.payload {
                 Ok(envelope) => {
                     let error = "the broker handed it out too often without an end".to_owned();
@@ -55,7 +62,7 @@ pub(crate) async fn archive_dead(engine: Arc<Engine>) {
 pub(crate) async fn route_unrouted(engine: Arc<Engine>) {
     loop {
         let mut deliveries = attach(&engine, Source::Unrouted).await;
-        let mut silence = silence_of(&engine, Source::Unrouted, &deliveries);
+        let mut silence = silence_of(&engine, Source::Unrouted, &deliveries, || true);
         let mut waiting: VecDeque<(Instant, Arc<Envelope>, Receipt)> = VecDeque::new();
         loop {
             tokio::select! {
@@ -188,8 +195,13 @@ pub(crate) async fn bury(engine: &Engine, burial: Burial, receipt: Receipt) {
     }
 }
 
-fn silence_of(engine: &Engine, source: Source, deliveries: &Deliveries) -> Silence {
-    Silence::new(engine.queue.clone(), source, deliveries.places(), || true)
+fn silence_of(
+    engine: &Engine,
+    source: Source,
+    deliveries: &Deliveries,
+    fed: impl Fn() -> bool + Send + Sync + 'static,
+) -> Silence {
+    Silence::new(engine.queue.clone(), source, deliveries.places(), fed)
 }
 
 /// The next delivery; `None` when the consumer has ended, or is deaf. Cancel-safe.
