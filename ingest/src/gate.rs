@@ -10,7 +10,7 @@ use openclaw_common::queue::Queue;
 use openclaw_common::telemetry;
 use tokio_util::task::TaskTracker;
 
-/// How long a measured depth is used (`design.md` §4).
+/// How long a measured depth is used.
 const FRESH: Duration = Duration::from_secs(1);
 /// The same while this node has used less than the [`LITTLE`]th part of the room that was left. With 2,000 quiet bots every
 /// event would be measured for, at the price of another message.
@@ -30,15 +30,41 @@ pub(crate) struct Gates {
 
 impl Gates {
     /// The gate of one configured bot.
-    pub(crate) fn of(&self, bot: &BotId, bots: &Bots) -> Arc<Gate> {
+    pub(crate) fn of(&self, bot: &BotId) -> Arc<Gate> {
         if let Some(gate) = self.by_bot.read().unwrap_or_else(PoisonError::into_inner).get(bot) {
             return gate.clone();
         }
+        let mut by_bot = self.by_bot.write().unwrap_or_else(PoisonError::into_inner);
+        by_bot.entry(bot.clone()).or_default().clone()
+    }
+
+    /// Keeps the metric of each queue's depth true when no more events come: depths are measured for events, and the last one
+    /// would be told for ever.
+    pub(crate) async fn watch(&self, bots: &Bots, queue: &Arc<dyn Queue>) {
+        loop {
+            tokio::time::sleep(FRESH_IF_CALM).await;
+            for (bot, gate) in self.doubtful(bots) {
+                let limit = bots.now().served(bot.as_str()).map(|bot| bot.message.queue_size);
+                if let (Some(limit), Ok(_measuring)) = (limit, gate.measuring.try_lock()) {
+                    gate.measure(&bot, limit, queue).await;
+                }
+            }
+        }
+    }
+
+    /// Whose depth was above nothing a while ago. Bots that were removed leave nothing behind.
+    fn doubtful(&self, bots: &Bots) -> Vec<(BotId, Arc<Gate>)> {
         let known = bots.now();
         let mut by_bot = self.by_bot.write().unwrap_or_else(PoisonError::into_inner);
-        // Bots that were removed leave nothing behind.
-        by_bot.retain(|id, _| known.served(id.as_str()).is_some());
-        by_bot.entry(bot.clone()).or_default().clone()
+        by_bot.retain(|bot, _| {
+            let stays = known.served(bot.as_str()).is_some();
+            if !stays {
+                telemetry::QUEUE_DEPTH.set(bot.as_str(), 0.0);
+            }
+            stays
+        });
+        let doubtful = by_bot.iter().filter(|(_, gate)| lock(&gate.depth).is_doubtful());
+        doubtful.map(|(bot, gate)| (bot.clone(), gate.clone())).collect()
     }
 }
 
@@ -61,6 +87,15 @@ struct Depth {
     finished: u64,
     /// `finished` when the measurement began: it has counted these, and some of the others at most.
     counted: u64,
+    /// What the metric says.
+    told: u64,
+}
+
+impl Depth {
+    fn is_doubtful(&self) -> bool {
+        let is_old = self.measured.is_none_or(|(at, _)| at.elapsed() >= FRESH_IF_CALM);
+        self.told > 0 && is_old
+    }
 }
 
 /// Room for one event; held until it is stored, or not.
@@ -175,6 +210,7 @@ impl Gate {
                 }
                 depth.measured = Some((began, deep));
                 depth.counted = finished;
+                depth.told = deep;
             }
             // Whether it takes events, the next publish finds out.
             Err(error) => {

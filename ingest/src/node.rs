@@ -106,7 +106,10 @@ pub async fn run(ingest: Ingest, listener: TcpListener, shutdown: CancellationTo
         stop.cancel();
         Instant::now() + drain.finish
     };
+    let watched = node.clone();
+    let watching = tokio::spawn(async move { watched.gates.watch(&watched.bots, &watched.acceptor.queue).await });
     let (deadline, ()) = tokio::join!(stopping, serve(listener, router, limits, stop.clone()));
+    watching.abort();
     let acceptor = &node.acceptor;
     if tokio::time::timeout_at(deadline.into(), acceptor.close())
         .await
@@ -186,7 +189,7 @@ impl Node {
         drop(opened);
         envelope.traceparent = traceparent(headers).map(Into::into);
         if let Some(rate) = bot.security.rate_limit
-            && !self.gates.of(&bot.id, &self.bots).within(rate, Instant::now())
+            && !self.gates.of(&bot.id).within(rate, Instant::now())
         {
             return Err(Refusal::new(
                 Code::RateLimited,
@@ -212,7 +215,7 @@ impl Node {
         begun: Instant,
         permit: Permit,
     ) -> Result<Stored, Refusal> {
-        let gate = self.gates.of(&bot.id, &self.bots);
+        let gate = self.gates.of(&bot.id);
         self.acceptor.check_link().await?;
         let Acceptor { queue, tasks, .. } = &*self.acceptor;
         let Some(room) = gate.room(&bot.id, bot.message.queue_size, queue, tasks).await else {
