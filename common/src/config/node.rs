@@ -240,7 +240,8 @@ pub(super) fn resolve_data_dir(config: &mut Config, folder: &Path) {
 }
 
 /// The node's own sections in which two configurations differ: those that take a restart. Pools are not among them:
-/// they change with the bots.
+/// they change with the bots. `security` is a bot's own and holds for its pushes at once; what a node counts connections by, and
+/// who may use the send API, is the node's.
 pub(super) fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("server", old.server != new.server),
@@ -248,6 +249,10 @@ pub(super) fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> 
         ("monitoring", old.monitoring != new.monitoring),
         ("database", old.database != new.database),
         ("encryption", old.encryption != new.encryption),
+        (
+            "security (of connections and /v1/messages)",
+            old.security != new.security,
+        ),
         ("console", old.console != new.console),
         ("api", old.api != new.api),
         ("log", old.log != new.log),

@@ -66,7 +66,7 @@ impl Form {
 }
 
 impl Snapshot {
-    /// Reads all files. An error only when the folder itself cannot be listed; a file that cannot be read is told
+    /// Reads all files. An error only when the folder itself cannot be listed in full; a file that cannot be read is told
     /// apart from one that is not there.
     pub(super) fn take(dir: &Path, form: Form) -> Result<Self, Mistake> {
         let unreadable = |error: io::Error| Mistake::new(place(dir), "", format!("cannot be read: {error}"));
@@ -76,8 +76,16 @@ impl Snapshot {
             let hidden = path
                 .file_name()
                 .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            if !hidden && path.is_dir() {
-                subfolders.push(path);
+            if hidden {
+                continue;
+            }
+            match fs::metadata(&path) {
+                Ok(found) if found.is_dir() => subfolders.push(path),
+                Ok(_) => {}
+                // It has just gone, or is a link that leads nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // A bot whose folder a disk does not tell of is no bot that was removed.
+                Err(error) => return Err(unreadable(error)),
             }
         }
         subfolders.sort();

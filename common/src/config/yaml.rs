@@ -16,6 +16,8 @@ const MAX_NODES: usize = 20_000;
 pub(super) const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// Characters of a key that a mistake repeats.
 const MOST_SHOWN: usize = 60;
+/// Bytes of a line on which a URL may be cut off by a comment: no URL stands on a longer one.
+const LONGEST_LINE: usize = 4 * 1024;
 /// Levels of nesting; the reference needs six.
 const MAX_DEPTH: usize = 32;
 
@@ -114,7 +116,7 @@ impl Weight {
 pub(super) fn parse(text: &str, source: &Arc<str>, lines: bool, mistakes: &mut Vec<Mistake>) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder {
-        text,
+        written: text.lines().collect(),
         source,
         lines,
         open: Vec::new(),
@@ -138,7 +140,8 @@ pub(super) fn parse(text: &str, source: &Arc<str>, lines: bool, mistakes: &mut V
 }
 
 struct Builder<'a> {
-    text: &'a str,
+    /// The text's lines, collected once: what is looked up for each node must not walk over the file.
+    written: Vec<&'a str>,
     source: &'a Arc<str>,
     lines: bool,
     open: Vec<Open>,
@@ -154,8 +157,8 @@ struct Open {
     anchor: usize,
     /// The key whose value comes next, in a mapping.
     key: Option<(String, Place)>,
-    /// Line and bracket it was opened with; `None` when its extent is told by indentation.
-    bracket: Option<(usize, char)>,
+    /// Line and column of what it was opened with: a bracket, unless its extent is told by indentation.
+    begun: (usize, usize),
 }
 
 impl Builder<'_> {
@@ -169,7 +172,7 @@ impl Builder<'_> {
     fn syntax_mistake(&self, error: &saphyr_parser::ScanError) -> Mistake {
         let (line, column) = (error.marker().line(), error.marker().col() + 1);
         // The parser stops where something else has to come, which may be lines after the bracket that somebody forgot.
-        let open = self.open.iter().rev().find_map(|open| open.bracket);
+        let open = self.open.iter().rev().find_map(|open| self.bracket(open.begun));
         let begun = open.map_or(String::new(), |(begun, bracket)| {
             let close = if bracket == '[' { ']' } else { '}' };
             let place = if self.lines {
@@ -180,7 +183,7 @@ impl Builder<'_> {
             format!("; the `{bracket}`{place} is not closed: is a `{close}` missing?")
         });
         // `{ key: ${NAME} }` is the syntax error people make with this format, and the parser's words do not help.
-        let nearby = self.text.lines().skip(line.saturating_sub(2)).take(2);
+        let nearby = self.written.iter().skip(line.saturating_sub(2)).take(2);
         let hint = if nearby.into_iter().any(|line| line.contains("${")) {
             "; inside `{ }` and `[ ]` write \"${NAME}\" in quotes"
         } else {
@@ -190,11 +193,10 @@ impl Builder<'_> {
         Mistake::new(self.place(line), "", sentence)
     }
 
-    /// The bracket that a list or mapping begins with, if it does.
-    fn bracket(&self, span: Span) -> Option<(usize, char)> {
-        let line = span.start.line();
-        let begun = self.text.lines().nth(line.checked_sub(1)?)?;
-        let bracket = begun.chars().nth(span.start.col())?;
+    /// The bracket at this place, with its line, if one stands there.
+    fn bracket(&self, (line, column): (usize, usize)) -> Option<(usize, char)> {
+        let begun = self.written.get(line.checked_sub(1)?)?;
+        let bracket = begun.chars().nth(column)?;
         matches!(bracket, '[' | '{').then_some((line, bracket))
     }
 
@@ -203,10 +205,10 @@ impl Builder<'_> {
         if !text.contains("://") || text.contains('@') {
             return Ok(());
         }
-        let line = self
-            .text
-            .lines()
-            .nth(span.end.line().saturating_sub(1))
+        let line = self.written.get(span.end.line().saturating_sub(1));
+        let line = line
+            .filter(|line| line.len() <= LONGEST_LINE)
+            .copied()
             .unwrap_or_default();
         let rest: String = line.chars().skip(span.end.col()).collect();
         let comment = rest.trim_start().strip_prefix('#').unwrap_or_default();
@@ -308,12 +310,11 @@ impl Builder<'_> {
                 format!("is nested deeper than {MAX_DEPTH}"),
             ));
         }
-        let bracket = self.bracket(span);
         self.open.push(Open {
             node,
             anchor,
             key: None,
-            bracket,
+            begun: (span.start.line(), span.start.col()),
         });
         Ok(())
     }
