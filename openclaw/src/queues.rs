@@ -13,6 +13,10 @@ use tokio::sync::watch;
 
 /// Between two tries of what was refused, which is logged where it is known.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Between the first tries.
+const SOON: Duration = Duration::from_millis(250);
+/// What is not there after so many tries holds readiness up no longer: the broker refuses it for good.
+const PASSES: u32 = 2;
 
 /// Prepares the queues of all bots for as long as the node runs; `state` is [`Link::Up`] once those of the start are there.
 pub(crate) async fn prepare(queue: Arc<dyn Queue>, bots: Bots, state: watch::Sender<Link>) {
@@ -22,7 +26,7 @@ pub(crate) async fn prepare(queue: Arc<dyn Queue>, bots: Bots, state: watch::Sen
         if link.wait_for(|link| *link == Link::Up).await.is_err() {
             return;
         }
-        let mut prepared = BTreeSet::new();
+        let (mut prepared, mut passes) = (BTreeSet::new(), 0);
         loop {
             watched.borrow_and_update();
             let lost = tokio::select! {
@@ -36,12 +40,15 @@ pub(crate) async fn prepare(queue: Arc<dyn Queue>, bots: Bots, state: watch::Sen
             if *link.borrow() != Link::Up {
                 break;
             }
-            state.send_if_modified(|state| std::mem::replace(state, Link::Up) != Link::Up);
             let complete = bots.now().all_served().all(|bot| prepared.contains(&bot.id));
+            passes += 1;
+            if complete || passes == PASSES {
+                state.send_if_modified(|state| std::mem::replace(state, Link::Up) != Link::Up);
+            }
             tokio::select! {
                 left = link.wait_for(|link| *link != Link::Up) => if left.is_err() { return },
                 added = watched.changed() => if added.is_err() { return },
-                () = tokio::time::sleep(AGAIN), if !complete => {}
+                () = tokio::time::sleep(if passes < PASSES { SOON } else { AGAIN }), if !complete => {}
             }
             if *link.borrow() != Link::Up {
                 break;
