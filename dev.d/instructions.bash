@@ -1,7 +1,7 @@
-# Counts the instructions of the pure paths (crate `micro`): a guard that a busy machine cannot disturb.
+# Counts the instructions of the pure paths (`loadtest/micro`): a guard that a busy machine cannot disturb.
 # shellcheck shell=bash
 
-INSTRUCTIONS=$ROOT/micro/instructions.txt
+INSTRUCTIONS=$ROOT/loadtest/micro/instructions.txt
 # Hash maps are seeded anew in each process, which moves a count by less than 1 %.
 MARGIN_PERCENT=3
 

@@ -1,4 +1,4 @@
-//! Rates and latencies beside their yardsticks, on the release binary and real servers. Design 5 names the goals; every
+//! Rates and latencies beside their yardsticks, on the release binary and real servers. `docs/performance.md` names the goals; every
 //! row of the table has its goal beside it.
 //!
 //! | file | measures |

@@ -22,7 +22,7 @@ pub(crate) struct Shape {
 }
 
 impl Default for Shape {
-    /// As design 5 has it.
+    /// As `docs/performance.md` has it.
     fn default() -> Self {
         Self {
             chats: 2_000,
