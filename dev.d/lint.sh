@@ -17,11 +17,13 @@ main() {
     check "one TLS provider" one_tls_provider
     check "no orphan source file" no_orphan_source
     check "no test features in what ships" no_test_features
+    check "walls between crates" walls
     check "licences and sources" licences
     check "unused dependencies" unused_dependencies
     check spelling spelling
     check scripts scripts
     check "no machine path" no_machine_path
+    check "cited pages" citations
     check deployment ./dev deploy-check
     check "what the pages show" ./dev docs-check
     if ((${#failed[@]})); then
@@ -65,6 +67,33 @@ no_test_features() {
     fi
 }
 
+# wall CRATE FORBIDDEN: what a crate must not be built with, its tests aside.
+wall() {
+    local needs forbidden
+    needs=$(cargo tree --package "$1" --edges normal --prefix none --format '{p}') || return 1
+    forbidden=$(grep -E "^($2) v" <<<"$needs" | sort -u) || true
+    if [[ -n $forbidden ]]; then
+        echo "$1 is built with"
+        echo "$forbidden"
+        return 1
+    fi
+}
+
+# The roles know the seams and no driver; the simulated Feishu knows nobody's innards; ingest never sees the Store.
+walls() {
+    local crate status=0
+    for crate in common sim ingest worker; do
+        wall "openclaw-$crate" 'sqlx|lapin|redis|openclaw-backends' || status=1
+    done
+    wall openclaw-ingest 'reqwest|openclaw-worker' || status=1
+    wall openclaw-worker 'openclaw-ingest' || status=1
+    if git grep -nE 'openclaw_common::store\b' -- ingest/src; then
+        echo "ingest sees the Store"
+        status=1
+    fi
+    return "$status"
+}
+
 # A file that no target compiles is dead code that looks alive. What was compiled is in the compiler's dependency files,
 # which clippy has just written.
 no_orphan_source() {
@@ -102,6 +131,11 @@ spelling() {
 scripts() {
     have shellcheck || install_packages shellcheck
     shellcheck -x dev dev.d/*.sh dev.d/*.bash .ci/run
+}
+
+citations() {
+    have python3 || install_packages python3
+    python3 "$ROOT/dev.d/citations.py"
 }
 
 # What is committed must work anywhere.

@@ -29,12 +29,12 @@ main() {
 }
 
 all_mutants() {
-    mutant fence-sqlite common/src/stores/sqlite/apply.rs \
+    mutant fence-sqlite backends/src/stores/sqlite/apply.rs \
         "WHERE e.fence = i.value ->> 2\";" \
         "WHERE e.fence >= 0\";" \
         common '--test contracts' contracts::store::over_sqlite::of_two_owners_only_the_later_one_can_change_anything
 
-    mutant fence-postgres common/src/stores/postgres/apply.sql \
+    mutant fence-postgres backends/src/stores/postgres/apply.sql \
         'WHERE e.fence = i.fence' \
         'WHERE e.fence >= 0' \
         common '--test contracts' contracts::store::over_postgres::of_two_owners_only_the_later_one_can_change_anything
@@ -91,22 +91,22 @@ all_mutants() {
         'self.clean = ' \
         worker --lib model::tests::neither_promise_breaks_in_plays_by_chance
 
-    mutant key-guard common/src/stores/sqlite/begin.rs \
+    mutant key-guard backends/src/stores/sqlite/begin.rs \
         "ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1 WHERE state IN ('received', 'planned')" \
         "ON CONFLICT (app_id, key) DO UPDATE SET fence = fence + 1" \
         common '--test contracts' contracts::store::over_sqlite::finished_waiting_and_dead_events_are_settled
 
-    mutant message-after-its-events common/src/queues/rabbitmq/acks.rs \
+    mutant message-after-its-events backends/src/queues/rabbitmq/acks.rs \
         'if *left == 0 {' \
         'if *left < 6 {' \
         common '--test contracts' contracts::queue::rabbitmq::one_event_that_is_out_brings_its_message_back_in_its_place
 
-    mutant message-that-waits-for-its-pace common/src/queues/rabbitmq/publisher.rs \
+    mutant message-that-waits-for-its-pace backends/src/queues/rabbitmq/publisher.rs \
         'self.looks.push(' \
         'drop(' \
         common '--test contracts' contracts::queue::rabbitmq::events_that_meet_share_messages_and_are_counted_delivered_and_settled_one_by_one
 
-    mutant replay-guard common/src/stores/sqlite/dead.rs \
+    mutant replay-guard backends/src/stores/sqlite/dead.rs \
         "WHERE d.resolved_at IS NULL AND e.state = 'dead'\"" \
         "WHERE e.state <> 'done'\"" \
         common '--test contracts' contracts::store::over_sqlite::replays_run_at_the_same_time_have_one_effect

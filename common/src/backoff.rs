@@ -11,7 +11,7 @@ use backoff::backoff::Backoff;
 
 use crate::config::RetryPolicy;
 
-/// How far a retry's wait may lie from the plan, as a fraction of it (`message.retry_policy`, design §6).
+/// How far a retry's wait may lie from the plan, as a fraction of it (`message.retry_policy`).
 const RETRY_JITTER: f64 = 0.1;
 
 /// The wait after try number `attempt` (the first try is 1): `backoff * multiplier^(attempt-1)` with 10 % jitter, never

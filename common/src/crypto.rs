@@ -1,4 +1,4 @@
-//! Feishu's signature and encryption (`feishu-protocol.md` §2 and §3): pure functions over bytes.
+//! Feishu's signature and encryption (`docs/design/feishu-protocol.md` §2 and §3): pure functions over bytes.
 //!
 //! | what | how |
 //! |---|---|

@@ -63,7 +63,7 @@ pub trait Queue: Send + Sync + 'static {
     fn consume_link(&self) -> watch::Receiver<Link>;
 
     /// Ends both links for good. Consumers are cut **without** a polite close: that is what keeps the order of what they
-    /// held (`reliability.md` §6). Everything acknowledged before is flushed first.
+    /// held (`docs/design/delivery.md` §6). Everything acknowledged before is flushed first.
     async fn close(&self);
 }
 

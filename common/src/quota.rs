@@ -32,7 +32,7 @@ pub const LATE_GUARD: Duration = Duration::from_millis(15);
 /// The widest it becomes: a call of the cache has 100 ms, so nothing much slower is ever seen.
 pub const WIDEST_GUARD: Duration = Duration::from_millis(240);
 
-/// How much longer one send may travel than another of the same window (`reliability.md` §5).
+/// How much longer one send may travel than another of the same window (`docs/design/delivery.md` §5).
 pub const JITTER: Duration = Duration::from_millis(10);
 
 /// What is added to a level's window: a slot comes back at `window + GUARD`. 1.025 s leaves 97.6 % of 5/s.

@@ -1,7 +1,7 @@
 //! Replaying a bot's dead letters with care: oldest first, in small chunks, at a rate, and no further when most of a chunk
 //! died again.
 //!
-//! Everything that matters is in the Store (`reliability.md` §9): a letter is replayed in one transaction guarded by
+//! Everything that matters is in the Store (`docs/design/delivery.md` §9): a letter is replayed in one transaction guarded by
 //! `state = 'dead'`, so this may be killed, repeated and run twice at once; and places in a bot's schedule are given out by
 //! the Store, so that several replays together are no faster than one.
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fail_point::fail_point;
 use crate::store::{DeadFilter, DeadLetter, Replay, Replayed, State, Store, StoreError, UnknownChoice};
 
-/// Letters between two looks at what became of them (`reliability.md` §9).
+/// Letters between two looks at what became of them (`docs/design/delivery.md` §9).
 pub const CHUNK: u32 = 20;
 
 /// When nothing of a chunk that is due has moved for so long, nobody works on it.

@@ -1,4 +1,4 @@
-//! Claim, publish, mark: the only place where an event becomes ours (`reliability.md` §3).
+//! Claim, publish, mark: the only place where an event becomes ours (`docs/design/delivery.md` §3).
 //!
 //! ```text
 //! done    -> 200

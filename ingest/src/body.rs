@@ -13,7 +13,7 @@ use crate::overload::{Overload, Permit};
 use crate::reply::{Code, Refusal};
 use crate::verify;
 
-/// For the whole body (`reliability.md` D8): a third of Feishu's 3 s.
+/// For the whole body (`docs/design/delivery.md` §10): a third of Feishu's 3 s.
 const READ: Duration = Duration::from_secs(1);
 /// What is read and thrown away behind the limit, so that a client that is still sending sees the answer and not a reset.
 const DISCARD: usize = 1024 * 1024;

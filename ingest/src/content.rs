@@ -1,4 +1,4 @@
-//! What a message's `content` has to be for its type (`feishu-protocol.md` §6.3): a mistake told at the door would be a dead
+//! What a message's `content` has to be for its type (`docs/design/feishu-protocol.md` §6.3): a mistake told at the door would be a dead
 //! letter later. Refused is what Feishu is known to refuse, and what can be nothing but a slip; the rest it judges itself.
 
 use serde_json::{Map, Value};

@@ -29,7 +29,7 @@ pub(crate) struct Wrapper<'json> {
     pub(crate) encrypt: Text<'json>,
 }
 
-/// The top level of every kind of push (`feishu-protocol.md` §1, §2.3).
+/// The top level of every kind of push (`docs/design/feishu-protocol.md` §1, §2.3).
 #[derive(Deserialize)]
 pub(crate) struct Document<'json> {
     /// v2 when it is there.
@@ -178,7 +178,7 @@ struct Part<'event, 'json> {
     name: &'static str,
 }
 
-/// The parts whose ids tell the chat or the person (`feishu-protocol.md` §4).
+/// The parts whose ids tell the chat or the person (`docs/design/feishu-protocol.md` §4).
 const PARTS: &[&str] = &[
     "message",
     "context",

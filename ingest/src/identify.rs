@@ -54,7 +54,7 @@ pub(crate) fn identify(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
     read(bot, opened).map_err(|refusal| if tells { refusal } else { unsigned() })
 }
 
-/// `feishu-protocol.md` §1.4: `schema`, else `uuid`, else a challenge, else an old card.
+/// `docs/design/feishu-protocol.md` §1.4: `schema`, else `uuid`, else a challenge, else an old card.
 fn read(bot: &Bot, opened: &Opened) -> Result<Push, Refusal> {
     let document: Document<'_> = serde_json::from_slice(&opened.body)
         .map_err(|error| Refusal::malformed(format!("the body is not a push: {}", complaint(&error))))?;
@@ -247,7 +247,7 @@ fn begins(text: &str, prefix: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Feishu writes times in seconds, milliseconds or microseconds (`feishu-protocol.md` §1.2): the number of digits tells.
+/// Feishu writes times in seconds, milliseconds or microseconds (`docs/design/feishu-protocol.md` §1.2): the number of digits tells.
 /// 0 for what is no time.
 fn unix_ms(text: &str) -> i64 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -1,4 +1,4 @@
-//! The pure part of accepting, for the crate `micro`: behind a feature that nothing that ships has.
+//! The pure part of accepting, for the crate `loadtest/micro`: behind a feature that nothing that ships has.
 
 use axum::http::HeaderMap;
 use bytes::Bytes;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::reply::{Code, Refusal};
 use crate::{content, id};
 
-/// Message types that Feishu sends (`feishu-protocol.md` §6.3).
+/// Message types that Feishu sends (`docs/design/feishu-protocol.md` §6.3).
 const TYPES: [&str; 11] = [
     "text",
     "post",

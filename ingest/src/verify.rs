@@ -1,4 +1,4 @@
-//! Signature and decryption: what a body proves about its sender, in the order of `feishu-protocol.md` §2.2.
+//! Signature and decryption: what a body proves about its sender, in the order of `docs/design/feishu-protocol.md` §2.2.
 
 use axum::http::HeaderMap;
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Events and callbacks of every type a bot receives (`feishu-protocol.md` §4), as bytes on the wire: encrypted, signed.
+//! Events and callbacks of every type a bot receives (`docs/design/feishu-protocol.md` §4), as bytes on the wire: encrypted, signed.
 
 use std::borrow::Cow;
 use std::sync::Arc;

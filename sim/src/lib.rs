@@ -1,6 +1,6 @@
 //! A faithful Feishu: the Open API with its real limits and idempotency, the event pusher with its real re-push
 //! timetable, faults on demand, and the ledger that says what really happened. It is the judge in `demo`, in tests and
-//! in benchmarks; facts are from `feishu-protocol.md`, and where that says UNCONFIRMED the strictest reading is taken.
+//! in benchmarks; facts are from `docs/design/feishu-protocol.md`, and where that says UNCONFIRMED the strictest reading is taken.
 //!
 //! | module | job |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The Open API as a bot sees it: routes, and the shape of answers (`feishu-protocol.md` §5 to §7).
+//! The Open API as a bot sees it: routes, and the shape of answers (`docs/design/feishu-protocol.md` §5 to §7).
 //!
 //! | module | job |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The pusher: Feishu's side of the webhook (`feishu-protocol.md` §1.6).
+//! The pusher: Feishu's side of the webhook (`docs/design/feishu-protocol.md` §1.6).
 //!
 //! An attempt has 3 s, 2 s of them to connect. A failed event is pushed again after 15 s, 5 min, 1 h and 6 h, then given
 //! up. Even an accepted event may come again. Where a chat's order matters, the next event of a chat is pushed only

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use pace::{Next, Pace, Took};
 
-/// Rows with which a transaction is full: above it, latency grows and throughput does not (`feasibility.md` 4d).
+/// Rows with which a transaction is full: above it, latency grows and throughput does not (`docs/design/delivery.md` §11).
 const MAX_BATCH: usize = 500;
 /// Submissions waiting for their batch; beyond it submitters wait, which stops consumption.
 const MAX_WAITING: usize = 4096;

@@ -16,7 +16,7 @@ use openclaw_common::priority::Priority;
 use openclaw_common::quota::Urgency;
 use openclaw_common::store::{Behind, Intent};
 
-/// Events of one chat in memory (`design.md` §3.6). More would only make one chat's backlog everybody's memory.
+/// Events of one chat in memory (ARCHITECTURE.md, "Order"). More would only make one chat's backlog everybody's memory.
 pub(crate) const LANE_CAP: usize = 8;
 /// Events of a held up chat in memory while the bot's memory is short and slow to be renewed.
 pub(crate) const TIGHT_CAP: usize = 2;

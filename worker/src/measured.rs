@@ -1,4 +1,4 @@
-//! Lane scheduling, for the crate `micro`: behind a feature that nothing that ships has.
+//! Lane scheduling, for the crate `loadtest/micro`: behind a feature that nothing that ships has.
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A longer gap between two beats means that the process stood still (`reliability.md` §4).
+/// A longer gap between two beats means that the process stood still (`docs/design/delivery.md` §4).
 const FROZEN: Duration = Duration::from_secs(5);
 const BEAT: Duration = Duration::from_millis(250);
 

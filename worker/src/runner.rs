@@ -181,7 +181,7 @@ impl Runner {
 }
 
 /// Four seconds of the bot's quota, as the floor below leaves it: enough to keep it busy, little enough for a quick
-/// hand-over (`reliability.md` D6).
+/// hand-over (`docs/design/delivery.md` §6).
 fn prefetch(bot: &Bot) -> u16 {
     let in_four_seconds = bot.quota.bot.map_or(f64::INFINITY, |rate| {
         f64::from(rate.count) * 4.0 / rate.window.as_secs_f64()

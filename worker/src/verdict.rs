@@ -7,11 +7,11 @@ use openclaw_common::config::Message;
 
 use crate::feishu::Outcome;
 
-/// Retries whose waits total at most this stay in the lane (`design.md` §3.10); longer ones go to the waiting room.
+/// Retries whose waits total at most this stay in the lane (ARCHITECTURE.md, "Waiting"); longer ones go to the waiting room.
 pub(crate) const LANE_PATIENCE: Duration = Duration::from_secs(10);
 /// A pause named by the platform that is longer than this is spent in the waiting room.
 pub(crate) const LONG_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// Feishu keeps a uuid for one hour; ten minutes are the margin for clocks and slow requests (`reliability.md` §4).
+/// Feishu keeps a uuid for one hour; ten minutes are the margin for clocks and slow requests (`docs/design/delivery.md` §4).
 pub(crate) const UUID_LIFE: Duration = Duration::from_secs(50 * 60);
 
 /// What to do next.
@@ -78,7 +78,7 @@ fn outlives_uuid(tries: Tries, wait: Duration) -> bool {
     !tries.clean && tries.since + wait > UUID_LIFE
 }
 
-/// A limit without a reset time: 1 s, doubling to 30 s (`feishu-protocol.md` §7.4).
+/// A limit without a reset time: 1 s, doubling to 30 s (`docs/design/feishu-protocol.md` §7.4).
 fn limited_backoff(refusals: u32) -> Duration {
     Duration::from_secs(1 << refusals.saturating_sub(1).min(5)).min(Duration::from_secs(30))
 }

@@ -14,7 +14,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// Between two counts of what waits.
 const COUNT: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(30);
-/// A row this long past its time was overlooked (`reliability.md` D7).
+/// A row this long past its time was overlooked (`docs/design/delivery.md` §10).
 const OVERDUE: Duration = Duration::from_secs(5 * 60);
 const PURGE: Duration = Duration::from_secs(10 * 60);
 /// Rows deleted in one transaction.

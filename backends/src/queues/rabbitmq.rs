@@ -15,7 +15,7 @@
 //! | `codec` | envelopes to an AMQP message and back |
 //!
 //! A process has two connections, because a memory alarm stops everything, acknowledgements included, on one that
-//! publishes (`reliability.md` §0.6). Works unchanged on RabbitMQ 3.10 to 4.x.
+//! publishes (`docs/design/delivery.md` §1). Works unchanged on RabbitMQ 3.10 to 4.x.
 
 mod acks;
 pub(crate) mod checkup;
@@ -60,7 +60,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct Options {
     /// What the management page shows for this process's connections, such as `ingest@host1`.
     pub name: String,
-    /// Longest wait for a publish and its confirm. Ingest has 3 s in all (`reliability.md` D8).
+    /// Longest wait for a publish and its confirm. Ingest has 3 s in all (`docs/design/delivery.md` §10).
     pub publish_timeout: Duration,
 }
 

@@ -30,7 +30,7 @@ use openclaw_common::bot::BotId;
 use openclaw_common::envelope::Envelope;
 use openclaw_common::queue::{Deliveries, Detach, Link, Places, PublishError, Queue, QueueError, Source};
 
-/// Longest wait for a publish to be on disk, the same as for a broker's confirm (`reliability.md` D8).
+/// Longest wait for a publish to be on disk, the same as for a broker's confirm (`docs/design/delivery.md` §10).
 const PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Longest time for [`Queue::close`].

@@ -1,4 +1,4 @@
-//! Every vector of `feishu-protocol.md` §2.5 and §3, and the property that nothing else passes.
+//! Every vector of `docs/design/feishu-protocol.md` §2.5 and §3, and the property that nothing else passes.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use proptest::prelude::*;

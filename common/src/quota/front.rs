@@ -22,7 +22,7 @@ use crate::priority::Priority;
 
 /// After a failed call: long enough not to spin, short against a send's interval.
 const RETRY: Duration = Duration::from_millis(50);
-/// Whoever must wait longer than this waits in the Store and not in memory (`reliability.md` §5).
+/// Whoever must wait longer than this waits in the Store and not in memory (`docs/design/delivery.md` §5).
 const PARK: Duration = Duration::from_secs(300);
 
 /// The gate before every send: one a process, shared by all its senders.

@@ -1,4 +1,4 @@
-//! Every metric of the program. Names are part of the public surface (`design.md` §6); `docs/telemetry.md` is made from
+//! Every metric of the program. Names are part of the public surface; `docs/telemetry.md` is made from
 //! this file and a test compares the two.
 
 use super::metric::{Counter, CounterBy, Gauge, GaugeBy, Histogram, HistogramBy, Metric};

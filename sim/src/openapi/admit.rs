@@ -17,10 +17,10 @@ use crate::faults::{Answer, Fault, Subject};
 use crate::ledger::{Call, Level, NO_CODE};
 use crate::state::State;
 
-/// Cards older than this cannot be patched (§6.1), before the time scale.
+/// Cards older than this cannot be patched (`docs/design/feishu-protocol.md` §6.1), before the time scale.
 const PATCH_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// A text or post can be edited this often (§6.1).
+/// A text or post can be edited this often (`docs/design/feishu-protocol.md` §6.1).
 const MAX_EDITS: u32 = 20;
 
 /// A call as it arrived.

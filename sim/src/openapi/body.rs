@@ -1,4 +1,5 @@
-//! Request bodies: what is missing, of the wrong type, too long, or not what its type demands (§6.2, §6.3).
+//! Request bodies: what is missing, of the wrong type, too long, or not what its type demands
+//! (`docs/design/feishu-protocol.md` §6.2, §6.3).
 
 use std::sync::Arc;
 

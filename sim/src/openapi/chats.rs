@@ -45,7 +45,7 @@ pub(crate) struct CardToken {
     pub(crate) message_id: Arc<str>,
     pub(crate) issued_us: u64,
     pub(crate) uses: u32,
-    /// An update before the callback's own answer fails (`feishu-protocol.md` §4).
+    /// An update before the callback's own answer fails (`docs/design/feishu-protocol.md` §4).
     pub(crate) answered: bool,
 }
 

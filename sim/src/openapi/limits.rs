@@ -1,6 +1,6 @@
 //! The platform's limits, strict: never more than N admitted calls in any rolling window, measured at arrival.
 //!
-//! Whether the real windows slide or stand is not published (`feishu-protocol.md` §7.1). Sliding is the strictest
+//! Whether the real windows slide or stand is not published (`docs/design/feishu-protocol.md` §7.1). Sliding is the strictest
 //! reading: who passes here passes there. A refused call does not count against the limit that refused it.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +12,8 @@ use crate::rolling::{MINUTE_US, SECOND_US};
 /// Below this many keys nothing is swept.
 const SWEEP_FLOOR: usize = 10_000;
 
-/// What is enforced; `None` switches a limit off. The defaults are the platform's published figures (§7.1).
+/// What is enforced; `None` switches a limit off. The defaults are the platform's published figures
+/// (`docs/design/feishu-protocol.md` §7.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Calls of one API by one app in a second: HTTP 429, 99991400.

@@ -1,4 +1,4 @@
-//! Every error the simulated platform gives by itself, with the HTTP status and code of `feishu-protocol.md` §7.5.
+//! Every error the simulated platform gives by itself, with the HTTP status and code of `docs/design/feishu-protocol.md` §7.5.
 
 use std::borrow::Cow;
 

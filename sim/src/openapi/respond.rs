@@ -1,4 +1,4 @@
-//! Answers: the platform's envelope and headers (§6.4), and what a fault makes of them.
+//! Answers: the platform's envelope and headers (`docs/design/feishu-protocol.md` §6.4), and what a fault makes of them.
 
 use std::io::Read as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::faults::{Answer, Fault};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResetConnection;
 
-/// A cause of internal errors among several (§7.5): ambiguous to the caller.
+/// A cause of internal errors among several (`docs/design/feishu-protocol.md` §7.5): ambiguous to the caller.
 const INTERNAL: i64 = 2200;
 
 static LOG_ID: AtomicU64 = AtomicU64::new(1);

@@ -9,7 +9,7 @@ use crate::clock::micros;
 use crate::ledger::Call;
 use crate::state::State;
 
-/// A card callback's token can be used this long (§4), before the time scale.
+/// A card callback's token can be used this long (`docs/design/feishu-protocol.md` §4), before the time scale.
 const CARD_TOKEN_AGE: Duration = Duration::from_secs(30 * 60);
 
 /// And this often.

@@ -1,4 +1,4 @@
-//! Tenant access tokens (`feishu-protocol.md` §5.2): the same token while it has long to live, then a new one, both valid.
+//! Tenant access tokens (`docs/design/feishu-protocol.md` §5.2): the same token while it has long to live, then a new one, both valid.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::bounded::{BoundedMap, Fingerprint, Fingerprints};
 use crate::clock::micros;
 
-/// How long a uuid holds (`feishu-protocol.md` §6.2), before the time scale.
+/// How long a uuid holds (`docs/design/feishu-protocol.md` §6.2), before the time scale.
 pub(crate) const UUID_WINDOW: Duration = Duration::from_secs(3600);
 
 /// What is known of a uuid.

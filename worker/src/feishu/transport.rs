@@ -14,7 +14,7 @@ use super::packing;
 /// The content type of every request.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// Longest wait for a connection, TLS included (`reliability.md` D8).
+/// Longest wait for a connection, TLS included (`docs/design/delivery.md` §10).
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longest wait for a whole answer, the connection included.
 const TOTAL: Duration = Duration::from_secs(10);

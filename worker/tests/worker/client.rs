@@ -82,7 +82,7 @@ fn class(outcome: &Outcome) -> Class {
     }
 }
 
-/// `feishu-protocol.md` §7.5, written down a second time, without the rows that renew a token (`token.rs` has them).
+/// `docs/design/feishu-protocol.md` §7.5, written down a second time, without the rows that renew a token (`token.rs` has them).
 const ROWS: &[(&[i64], u16, Class)] = &[
     (&[99_991_400], 429, Class::Api),
     (&[99_991_400], 400, Class::Api),

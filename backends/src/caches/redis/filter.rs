@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link::Link;
 use openclaw_common::cache::CacheError;
 
-/// Time limit of a group. A call waits for one group and is part of another: 100 ms of ingest's 3 s (`reliability.md` D8).
+/// Time limit of a group. A call waits for one group and is part of another: 100 ms of ingest's 3 s (`docs/design/delivery.md` §10).
 pub(super) const LIMIT: Duration = Duration::from_millis(50);
 /// Calls in one group at most: more gain nothing.
 const GROUP: usize = 512;

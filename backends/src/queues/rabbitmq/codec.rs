@@ -5,7 +5,7 @@
 //! as the whole text.
 //!
 //! Every publish gets a fresh property set made here. A received header table is never copied: a copied `x-death` makes
-//! RabbitMQ 3.x drop the message as a cycle (`reliability.md` §0.5).
+//! RabbitMQ 3.x drop the message as a cycle (`docs/design/delivery.md` §1).
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The consuming role of a connection: a channel and a task for each consumer, and looks at queue depths.
 //!
 //! Acknowledgements are collected for a moment and sent together: one `multiple` ack costs the broker as much as one
-//! single (`feasibility.md` §4b: 24,000 msgs/s singly, 80,000 together).
+//! single (`docs/design/delivery.md` §11: 24,000 msgs/s singly, 80,000 together).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Role for Consumers {
     }
 
     /// Flushes acknowledgements and cuts the connection. A polite end may put what the consumers still hold behind later
-    /// messages (`reliability.md` §6): lapin sends a `basic.cancel` for whatever is dropped.
+    /// messages (`docs/design/delivery.md` §6): lapin sends a `basic.cancel` for whatever is dropped.
     async fn finish(&self) {
         self.leaving.cancel();
         self.unflushed.close();

@@ -30,7 +30,7 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for the TCP connection and the AMQP handshake together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Bounds of the wait between attempts. Longest wait plus longest handshake stay below the 5 s in which design §5 wants
+/// Bounds of the wait between attempts. Longest wait plus longest handshake stay below the 5 s in which `docs/performance.md` wants
 /// the link back after any outage, however long.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1500));
 

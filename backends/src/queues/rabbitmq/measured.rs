@@ -1,4 +1,4 @@
-//! The codec, for the crate `micro`: behind a feature that nothing that ships has.
+//! The codec, for the crate `loadtest/micro`: behind a feature that nothing that ships has.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! A bot's publishes share one channel (hash of its id), which keeps their order. Publishes are persistent and not
 //! `mandatory`: the alternate exchange makes unroutable impossible. Every [`lapin::PublisherConfirm`] is awaited by
-//! itself and must be an Ack: `wait_for_confirms` hides nacks (`reliability.md` §0.2).
+//! itself and must be an Ack: `wait_for_confirms` hides nacks (`docs/design/delivery.md` §1).
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -32,7 +32,7 @@ use openclaw_common::envelope::Envelope;
 use openclaw_common::fail_point::fail_point;
 use openclaw_common::queue::{PublishError, QueueError};
 
-/// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`feasibility.md` §4a).
+/// Confirm channels. One saturates at 24,000 msgs/s over 20 queues, four reach 28,000 to 33,000 (`docs/design/delivery.md` §11).
 const CHANNELS: usize = 4;
 
 /// Publishes that may wait for a channel to take them up, beside the places of each bot ([`Line`]). What comes on top is

@@ -1,4 +1,4 @@
-//! Exchanges and queues (`reliability.md` D2), and the memory of what is declared.
+//! Exchanges and queues (`docs/design/delivery.md` §2), and the memory of what is declared.
 //!
 //! Declared arguments never change: a queue that exists with others answers 406 for ever. The names carry the version
 //! instead. Only arguments that mean the same from RabbitMQ 3.10 to 4.x are sent, and `x-delivery-limit` always, because
@@ -30,7 +30,7 @@ pub(super) const UNROUTED: &str = "openclaw.v1.unrouted";
 /// crash loop, far above what hand-overs add.
 const DELIVERY_LIMIT: i64 = 1_000;
 
-/// The portable spelling of "unlimited": -1 means "none at all" before RabbitMQ 4 (`reliability.md` §0.4).
+/// The portable spelling of "unlimited": -1 means "none at all" before RabbitMQ 4 (`docs/design/delivery.md` §1).
 const UNLIMITED: i64 = 1_000_000;
 
 /// A declaration that was refused is not tried again for this long, or every publish of the bot would close a channel.
@@ -86,7 +86,7 @@ pub(super) fn dead_arguments() -> FieldTable {
 
 pub(super) fn events_arguments() -> FieldTable {
     // What finds no queue goes to `unrouted` instead of nowhere: so publishes need not be `mandatory`, whose returns
-    // lapin pairs with the wrong publish as soon as two are in flight (`reliability.md` §0.1).
+    // lapin pairs with the wrong publish as soon as two are in flight (`docs/design/delivery.md` §1).
     let mut alternate = FieldTable::default();
     alternate.insert("alternate-exchange".into(), text(UNROUTED));
     alternate
@@ -103,7 +103,7 @@ pub(super) fn bot_arguments() -> FieldTable {
         ("x-single-active-consumer", AMQPValue::Boolean(true)),
         ("x-dead-letter-exchange", text(DEAD)),
         ("x-dead-letter-strategy", text("at-least-once")),
-        // Without it at-least-once silently becomes at-most-once (`feasibility.md` §2).
+        // Without it at-least-once silently becomes at-most-once (`docs/design/delivery.md` §2).
         ("x-overflow", text("reject-publish")),
     ])
 }

@@ -1,7 +1,7 @@
 //! The TCP connection under an AMQP connection, and the means to cut it.
 //!
 //! lapin cancels consumers and closes channels as soon as their last handles drop, and a `basic.cancel` puts what the
-//! consumer held *behind* later messages (`reliability.md` §6). So we open the socket ourselves, keep a second handle to
+//! consumer held *behind* later messages (`docs/design/delivery.md` §6). So we open the socket ourselves, keep a second handle to
 //! it, and shut it down under lapin's feet: what was written before still arrives, nothing after does.
 
 use std::net::{Shutdown, TcpStream};

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::world::{SOON, becomes_up, bot, connect, event, key_of, next, publish_all, publish_together};
 
-/// In which the link must be back after an outage (design §5).
+/// In which the link must be back after an outage (`docs/performance.md`).
 const RECOVERY: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +207,7 @@ async fn events_of_a_deleted_queue_wait_unrouted_and_can_be_published_again() {
     publish_all(&queue, "gone", [EVENTS]).await;
     publish_all(&queue, "kept", [EVENTS + 1]).await;
     vhost.delete_queue("openclaw.v1.bot.gone").await;
-    // 64 in flight, every other one to the bot that has no queue any more (`reliability.md` §0.1).
+    // 64 in flight, every other one to the bot that has no queue any more (`docs/design/delivery.md` §1).
     let mut publishers = JoinSet::new();
     for publisher in 0..64 {
         let queue = Arc::clone(&queue);

@@ -15,7 +15,7 @@ use super::{Audit, figure, patient, seconds, shared, shared_mut};
 use world::Process;
 use world::World;
 
-/// What means the same on every version from 3.10 to 4.3 (`reliability.md` §2). A new one needs a look at all of them.
+/// What means the same on every version from 3.10 to 4.3 (`docs/design/delivery.md` §2). A new one needs a look at all of them.
 const PORTABLE: [&str; 7] = [
     "alternate-exchange",
     "x-dead-letter-exchange",
