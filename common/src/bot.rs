@@ -161,15 +161,17 @@ impl BotSet {
         &self.pools
     }
 
-    /// Whoever has a queue under this name: a bot, or a pool's face.
+    /// Whoever has a queue under this name: a bot, or a pool's stand-in.
     #[must_use]
     pub fn served(&self, name: &str) -> Option<&Arc<Bot>> {
-        self.get(name).or_else(|| self.pool(name).map(|pool| &pool.face))
+        self.get(name).or_else(|| self.pool(name).map(|pool| &pool.stand_in))
     }
 
-    /// Everybody who has a queue: the bots, and the pools' faces.
+    /// Everybody who has a queue: the bots, and the pools' stand-ins.
     pub fn all_served(&self) -> impl Iterator<Item = &Arc<Bot>> {
-        self.by_id.values().chain(self.pools.values().map(|pool| &pool.face))
+        self.by_id
+            .values()
+            .chain(self.pools.values().map(|pool| &pool.stand_in))
     }
 
     /// One bot by its id.

@@ -1,7 +1,7 @@
 //! Bots that share a send address (`pools`).
 //!
 //! A pool is served like a bot: a queue of its own, lanes of its own, one worker at a time. What stands for it where a bot is
-//! expected is its *face*: a bot without an app, which never sends anything itself. A send goes out through a member.
+//! expected is its *stand-in*: a bot without an app, which never sends anything itself. A send goes out through a member.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::bot::{Bot, BotId, BotSet, Credentials};
 use crate::config::{Feishu, Handler, Message, Quota, Rate, Security};
 use crate::secret::Secret;
 
-/// What a face has instead of an app begins with this; no app of Feishu's does.
+/// What a stand-in has instead of an app begins with this; no app of Feishu's does.
 const APP: &str = "pool:";
 
 /// One pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// Its name is the pool's, its app `pool:<name>`, its quota what its members have together.
-    pub face: Arc<Bot>,
+    pub stand_in: Arc<Bot>,
     /// As configured; some may be gone.
     pub members: Vec<BotId>,
 }
@@ -26,7 +26,7 @@ impl Pool {
     fn new(name: BotId, members: &[BotId], message: &Message, bots: &BotSet) -> Self {
         let together = members.iter().filter_map(|id| bots.get(id.as_str()));
         let per_minute = together.map(|bot| bot.quota.bot.map(per_minute)).sum::<Option<u32>>();
-        let face = Bot {
+        let stand_in = Bot {
             credentials: Credentials {
                 app_id: format!("{APP}{name}").into(),
                 app_secret: Secret::new(""),
@@ -44,12 +44,12 @@ impl Pool {
             id: name,
         };
         Self {
-            face: Arc::new(face),
+            stand_in: Arc::new(stand_in),
             members: members.to_vec(),
         }
     }
 
-    /// Whether this is a pool's face and no bot: it has no app, and whatever it is to send goes out through a member.
+    /// Whether this is a pool's stand-in and no bot: it has no app, and whatever it is to send goes out through a member.
     #[must_use]
     pub fn is_face(bot: &Bot) -> bool {
         bot.credentials.app_id.starts_with(APP)

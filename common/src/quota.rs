@@ -2,7 +2,7 @@
 //!
 //! | part | job |
 //! |---|---|
-//! | [`Board`] | the algorithm itself, a pure function of the time it is given; `take.lua` is the same in Redis |
+//! | [`SlidingWindowLog`] | the algorithm itself, a pure function of the time it is given; `take.lua` is the same in Redis |
 //! | [`Quota`] | what a sender calls: asks the cache, waits in turn, checks that it woke in time |
 //! | [`Reservation`] | the earliest slot of several ways to send: a pool's members |
 //! | [`Urgency`] | whose turn it is among those who wait: answers, then notifications, then replays |
@@ -13,16 +13,16 @@
 //! first. A send starts at most [`LATE_GUARD`] after its slot and travels with at most [`JITTER`] more delay than another, so
 //! any N+1 arrivals span at least the window. A sender that wakes later than that takes a new slot instead of sending.
 
-mod board;
 mod fallback;
-mod front;
+mod limiter;
 mod lines;
+mod sliding_window_log;
 mod urgency;
 
 use std::time::Duration;
 
-pub use board::{Board, Offer};
-pub use front::{Permit, Quota, Refused, Reservation};
+pub use limiter::{Permit, Quota, Refused, Reservation};
+pub use sliding_window_log::{Offer, SlidingWindowLog};
 pub use urgency::{ToldToWait, Urgency};
 
 /// How late a send may start after its slot. Must exceed the cache's round trip plus scheduler noise: the Redis backend

@@ -158,7 +158,7 @@ fn receiver<'bots>(bots: &'bots BotSet, through: &Through) -> Result<&'bots Arc<
         Through::Bot(name) => bots.get(name).ok_or_else(|| missing("bot", name)),
         Through::Pool(name) => {
             let pool = bots.pool(name).ok_or_else(|| missing("pool", name))?;
-            Ok(&pool.face)
+            Ok(&pool.stand_in)
         }
     }
 }

@@ -4,7 +4,7 @@
 //! find it, as redelivered messages and as unfinished rows. There is no second recovery path.
 
 mod arrivals;
-mod turnover;
+mod throughput;
 mod waiting_room;
 
 use std::collections::{HashMap, VecDeque};
@@ -35,7 +35,7 @@ use crate::levels;
 use crate::process::{End, Run, Work};
 use crate::runner::{Command, Runner, Status};
 use crate::silence::Silence;
-use turnover::Turnover;
+use throughput::Throughput;
 
 /// Deliveries taken up in one commit.
 const MAX_ARRIVALS: usize = 256;
@@ -88,7 +88,7 @@ pub(crate) struct Attachment {
     /// Chats with events on their way from memory into the waiting room.
     evicting: HashMap<Arc<str>, usize>,
     prefetch: usize,
-    turnover: Turnover,
+    throughput: Throughput,
     /// The waiting room may hold more of what no person waits for than memory had room for: new ones go behind it.
     crowded: bool,
 }
@@ -142,7 +142,7 @@ impl Attachment {
             giving_back: None,
             evicting: HashMap::new(),
             prefetch: usize::from(prefetch),
-            turnover: Turnover::new(prefetch, Instant::now()),
+            throughput: Throughput::new(prefetch, Instant::now()),
             crowded: false,
             unsure: false,
             looked: Instant::now(),
@@ -215,13 +215,13 @@ impl Attachment {
                     }
                 }
                 () = tokio::time::sleep_until((self.looked + LOOK_EVERY).into()), if self.serving => self.unsure = true,
-                () = tokio::time::sleep_until(self.turnover.due().into()), if self.is_short() => {}
+                () = tokio::time::sleep_until(self.throughput.due().into()), if self.is_short() => {}
                 () = silence.is_proved() => return Detached::Lost,
             }
             while let Some(ended) = self.put_off.pop_front() {
                 self.ended(ended).await;
             }
-            if self.turnover.is_slow_at(Instant::now(), self.is_short()) {
+            if self.throughput.is_slow_at(Instant::now(), self.is_short()) {
                 self.make_room();
             }
             // What is on its way into the waiting room is not counted there yet: its ending wakes this loop.
@@ -422,7 +422,7 @@ impl Attachment {
     /// The chat's running event has left it.
     fn goes_on(&mut self, chat: &Arc<str>) {
         self.lanes.ended(chat);
-        self.turnover.ended();
+        self.throughput.ended();
         self.start_next(chat);
         self.refill |= self.wants_refill(chat);
     }

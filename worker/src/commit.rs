@@ -82,7 +82,7 @@ impl Drop for OnItsWay<'_> {
 
 /// Who heard from the database.
 #[derive(Clone, Copy)]
-enum Ear {
+enum Call {
     Begin,
     Apply,
     Poll,
@@ -117,7 +117,7 @@ impl Commits {
             begin_queue,
             Pace::new(most),
             reachable.clone(),
-            Ear::Begin,
+            Call::Begin,
             move |items| {
                 let store = begin_store.clone();
                 async move { store.begin(&items).await }
@@ -127,7 +127,7 @@ impl Commits {
             apply_queue,
             Pace::new(most),
             reachable.clone(),
-            Ear::Apply,
+            Call::Apply,
             move |items| {
                 let store = store.clone();
                 async move { store.apply(&items).await }
@@ -173,7 +173,7 @@ impl Commits {
 
     /// Takes note of what somebody else heard from the database.
     pub(crate) fn heard(&self, word: Result<(), StoreError>) {
-        note(&self.reachable, Ear::Poll, word.as_ref().err());
+        note(&self.reachable, Call::Poll, word.as_ref().err());
     }
 
     /// Whether the last word from the database was a good one.
@@ -183,10 +183,10 @@ impl Commits {
 }
 
 /// Remembers a word from the database and says once when all is well, or no longer.
-fn note(reachable: &watch::Sender<Words>, ear: Ear, error: Option<&StoreError>) {
+fn note(reachable: &watch::Sender<Words>, call: Call, error: Option<&StoreError>) {
     reachable.send_if_modified(|words| {
         let before = words.good();
-        words.failed[ear as usize] = error.is_some();
+        words.failed[call as usize] = error.is_some();
         match (words.trouble, error) {
             (None, Some(error)) => {
                 tracing::warn!(%error, "the database is away: nothing is sent until it is back");
@@ -219,7 +219,7 @@ async fn submit<T, R>(queue: &mpsc::Sender<Submission<T, R>>, items: Vec<T>) -> 
 }
 
 /// Where a loop's words go.
-type Told<'a> = (&'a watch::Sender<Words>, Ear);
+type Told<'a> = (&'a watch::Sender<Words>, Call);
 
 /// Gathers batches and writes them. Their order does not matter: an event's next change is submitted after the answer to its
 /// last, and of two owners' the fence picks one. Rows get their positions when they are begun, and a bot has one such
@@ -228,7 +228,7 @@ async fn batches<T, R, F, W>(
     mut queue: mpsc::Receiver<Submission<T, R>>,
     mut pace: Pace,
     reachable: Arc<watch::Sender<Words>>,
-    ear: Ear,
+    call: Call,
     write: W,
 ) where
     T: Clone,
@@ -242,7 +242,7 @@ async fn batches<T, R, F, W>(
         if next == Next::Begin {
             rows = 0;
             pace.begins(Instant::now());
-            writing.push(commit(std::mem::take(&mut batch), (&*reachable, ear), &write));
+            writing.push(commit(std::mem::take(&mut batch), (&*reachable, call), &write));
             continue;
         }
         tokio::select! {
@@ -264,7 +264,7 @@ async fn batches<T, R, F, W>(
     }
     // Nobody submits any more; what was submitted is still written.
     if rows > 0 {
-        writing.push(commit(batch, (&*reachable, ear), &write));
+        writing.push(commit(batch, (&*reachable, call), &write));
     }
     while writing.next().await.is_some() {}
 }
@@ -365,7 +365,7 @@ mod tests {
             }
         };
         let reachable = Arc::new(watch::Sender::new(Words::default()));
-        let loops = tokio::spawn(batches(queue, Pace::new(4), reachable, Ear::Apply, write));
+        let loops = tokio::spawn(batches(queue, Pace::new(4), reachable, Call::Apply, write));
         let mut submitters = tokio::task::JoinSet::new();
         for change in 0..1000 {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adaptive_limit::AdaptiveLimits;
 use crate::commit::Commits;
-use crate::crowd::Crowds;
 use crate::feishu::Client;
 use crate::gate::Gate;
 use crate::handler::Handlers;
@@ -38,7 +38,7 @@ pub(crate) struct Engine {
     pub(crate) looks: Arc<Semaphore>,
     pub(crate) quota: Quota,
     pub(crate) gate: Gate,
-    pub(crate) crowds: Crowds,
+    pub(crate) adaptive_limits: AdaptiveLimits,
     pub(crate) people: People,
     pub(crate) handlers: Handlers,
     pub(crate) feishu: Arc<Client>,

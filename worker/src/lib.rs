@@ -26,12 +26,12 @@
 //! | [`pulse`] | notices that the process was frozen |
 
 pub mod action;
+mod adaptive_limit;
 mod anchor;
 mod archive;
 mod attachment;
 mod breaker;
 mod commit;
-mod crowd;
 mod engine;
 pub mod event;
 pub mod feishu;
@@ -76,8 +76,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adaptive_limit::AdaptiveLimits;
 use crate::commit::Commits;
-use crate::crowd::Crowds;
 use crate::engine::Engine;
 use crate::feishu::{Client, ClientError};
 use crate::gate::Gate;
@@ -136,7 +136,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) -> Result<(), Clie
         looks: Arc::new(Semaphore::new(engine::LOOKS)),
         quota: Quota::new(cache.clone(), config.quota.max_workers, quota::HORIZON),
         gate: Gate::new(store.clone(), meter.clone()),
-        crowds: Crowds::new(),
+        adaptive_limits: AdaptiveLimits::new(),
         people: People::new(cache.clone(), tracker.clone()),
         handlers: Handlers::default(),
         feishu: Arc::new(Client::metered(cache.clone(), meter)?),

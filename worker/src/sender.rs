@@ -28,7 +28,7 @@ const NOBODY: Duration = Duration::from_secs(5);
 
 /// Through whom.
 pub(crate) struct Sender {
-    /// Whose app, token and limits; of a pool that has not chosen, the pool's face.
+    /// Whose app, token and limits; of a pool that has not chosen, the pool's stand-in.
     pub(crate) bot: Arc<Bot>,
     /// The member in the row.
     chosen: Option<String>,

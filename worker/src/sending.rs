@@ -391,7 +391,7 @@ impl ActionRun<'_> {
     pub(crate) fn levels(&self, bot: &Bot, receiver: &Receiver) -> Vec<Level> {
         let mut levels = levels::levels(bot, self.action, receiver);
         for level in levels.iter_mut().filter(|level| level.key == receiver.key) {
-            self.run.engine.crowds.narrow(level, Instant::now());
+            self.run.engine.adaptive_limits.narrow(level, Instant::now());
         }
         levels
     }
@@ -406,10 +406,10 @@ impl ActionRun<'_> {
                 ..
             } => {
                 let count = receiver.rate.map(|rate| rate.count);
-                *pause = Some(engine.crowds.refused(&receiver.key, count, Instant::now()));
+                *pause = Some(engine.adaptive_limits.refused(&receiver.key, count, Instant::now()));
             }
             Outcome::Sent { chat_id, .. } => {
-                engine.crowds.accepted(&receiver.key);
+                engine.adaptive_limits.accepted(&receiver.key);
                 if let (Action::Create { to, .. }, Some(chat)) = (self.action, chat_id)
                     && to.starts_with("ou_")
                 {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use self::expiring::Expiring;
 use openclaw_common::cache::{Cache, CacheError, Claim, Level, Member, Slot, Take};
 use openclaw_common::envelope::EventKey;
-use openclaw_common::quota::{Board, LATE_GUARD, Offer};
+use openclaw_common::quota::{LATE_GUARD, Offer, SlidingWindowLog};
 
 /// Events the dedup filter remembers. The filter may forget (the Store decides), so a flood costs early forgetting and not memory.
 const MARKS: usize = 262_144;
@@ -26,7 +26,7 @@ const MEMBERS: usize = 1_024;
 pub struct Memory {
     origin: Instant,
     marks: Mutex<Expiring<EventKey, Mark>>,
-    board: Mutex<Board>,
+    log: Mutex<SlidingWindowLog>,
     values: Mutex<Expiring<String, Vec<u8>>>,
     members: Mutex<Expiring<String, String>>,
 }
@@ -44,7 +44,7 @@ impl Memory {
         Self {
             origin: Instant::now(),
             marks: Mutex::new(Expiring::new(MARKS)),
-            board: Mutex::new(Board::new(0)),
+            log: Mutex::new(SlidingWindowLog::new(0)),
             values: Mutex::new(Expiring::new(VALUES)),
             members: Mutex::new(Expiring::new(MEMBERS)),
         }
@@ -55,7 +55,7 @@ impl Memory {
     pub fn sizes(&self) -> HashMap<&'static str, usize> {
         HashMap::from([
             ("marks", lock(&self.marks).len()),
-            ("levels", lock(&self.board).len()),
+            ("levels", lock(&self.log).len()),
             ("values", lock(&self.values).len()),
             ("members", lock(&self.members).len()),
         ])
@@ -103,9 +103,9 @@ impl Cache for Memory {
     }
 
     async fn take(&self, levels: &[Level], horizon: Duration) -> Result<Take, CacheError> {
-        let mut board = lock(&self.board);
+        let mut log = lock(&self.log);
         let now = self.now();
-        Ok(match board.take(now, levels, horizon) {
+        Ok(match log.take(now, levels, horizon) {
             Offer::Slot { at, id } => Take::Granted {
                 wait: Duration::from_micros(at - now),
                 slack: LATE_GUARD,
@@ -120,18 +120,18 @@ impl Cache for Memory {
 
     async fn give_back(&self, levels: &[Level], slot: &Slot) -> Result<(), CacheError> {
         let (at, id) = slot_of(slot)?;
-        lock(&self.board).give_back(levels, at, id);
+        lock(&self.log).give_back(levels, at, id);
         Ok(())
     }
 
     async fn hold(&self, levels: &[Level], slot: &Slot) -> Result<Slot, CacheError> {
         let (at, id) = slot_of(slot)?;
-        let held = lock(&self.board).hold(self.now(), levels, at, id);
+        let held = lock(&self.log).hold(self.now(), levels, at, id);
         Ok(Slot(format!("{held}:{id}")))
     }
 
     async fn pause(&self, key: &str, pause: Duration) -> Result<(), CacheError> {
-        lock(&self.board).pause(key, self.now().saturating_add(micros(pause)));
+        lock(&self.log).pause(key, self.now().saturating_add(micros(pause)));
         Ok(())
     }
 

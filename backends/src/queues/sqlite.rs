@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::reader::{Desk, Desks, Reader, Turn};
+use self::reader::{Dispatcher, Dispatchers, Reader, Turn};
 use self::writer::{Publishes, Writer};
 use crate::sqlite::Sqlite;
 use openclaw_common::bot::BotId;
@@ -43,7 +43,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct SqliteQueue {
     database: Sqlite,
     publishes: Publishes,
-    desks: Arc<Desks>,
+    dispatchers: Arc<Dispatchers>,
     link: watch::Sender<Link>,
     stop: CancellationToken,
     readers: TaskTracker,
@@ -56,17 +56,17 @@ impl SqliteQueue {
     /// Starts the queue on an open database. Must be called within a Tokio runtime.
     #[must_use]
     pub fn new(database: Sqlite) -> Self {
-        let desks = Arc::new(Desks::default());
+        let dispatchers = Arc::new(Dispatchers::default());
         let stop = CancellationToken::new();
         let readers = TaskTracker::new();
-        let (publishes, task) = Writer::new(database.writer.clone(), Arc::clone(&desks), stop.clone());
+        let (publishes, task) = Writer::new(database.writer.clone(), Arc::clone(&dispatchers), stop.clone());
         let writer = TaskTracker::new();
         writer.spawn(task.run());
         writer.close();
         Self {
             database,
             publishes,
-            desks,
+            dispatchers,
             link: watch::Sender::new(Link::Up),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -95,14 +95,14 @@ impl Queue for SqliteQueue {
         let ended = self.stop.child_token();
         match source {
             Source::Bot(bot) => {
-                let desk = self.desks.of(&bot);
+                let dispatcher = self.dispatchers.of(&bot);
                 // Its place among those who wait is taken now, not when the task first runs.
-                let mut waiting = Box::pin(Turn::wait(Arc::clone(&desk)));
+                let mut waiting = Box::pin(Turn::wait(Arc::clone(&dispatcher)));
                 let turn = match poll_immediate(&mut waiting).await {
                     Some(turn) => ready(turn).left_future(),
                     None => waiting.right_future(),
                 };
-                let reader = Reader::new(self.database.reader.clone(), self.publishes.deletes(), bot, desk);
+                let reader = Reader::new(self.database.reader.clone(), self.publishes.deletes(), bot, dispatcher);
                 self.readers
                     .spawn(reader.run(turn, Arc::clone(&places), deliveries, ended.clone()));
             }
@@ -126,7 +126,10 @@ impl Queue for SqliteQueue {
 
     async fn waiting(&self, source: &Source) -> Result<u64, QueueError> {
         let Source::Bot(bot) = source else { return Ok(0) };
-        let handed_out = self.desks.get(bot).map_or(0, |desk: Arc<Desk>| desk.handed_out());
+        let handed_out = self
+            .dispatchers
+            .get(bot)
+            .map_or(0, |dispatcher: Arc<Dispatcher>| dispatcher.handed_out());
         let ready: i64 = sqlx::query_scalar("SELECT count(*) FROM queue WHERE bot = ? AND id > ?")
             .bind(bot.as_str())
             .bind(handed_out)

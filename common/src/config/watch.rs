@@ -74,10 +74,10 @@ struct Follower {
 impl Follower {
     async fn run(&mut self, shutdown: &CancellationToken) {
         let wake = Arc::new(Notify::new());
-        let mut ears = Ears::new(&wake, &self.running);
+        let mut watches = Watches::new(&wake, &self.running);
         // The first look is at once: the files may have changed since they were loaded.
         loop {
-            match shutdown.run_until_cancelled(self.settled(&mut ears)).await {
+            match shutdown.run_until_cancelled(self.settled(&mut watches)).await {
                 None => return,
                 Some(Some(snapshot)) => self.act_on(&snapshot),
                 Some(None) => {}
@@ -92,11 +92,11 @@ impl Follower {
     }
 
     /// The files as they are once they stand still; `None` when they are those that were acted on last.
-    async fn settled(&mut self, ears: &mut Ears) -> Option<Snapshot> {
+    async fn settled(&mut self, watches: &mut Watches) -> Option<Snapshot> {
         let mut before = None;
         for look in 0..MOST_LOOKS {
             let snapshot = self.look().await?;
-            ears.listen_to(&self.dir, &snapshot.subfolders);
+            watches.listen_to(&self.dir, &snapshot.subfolders);
             let digest = snapshot.digest();
             if digest == self.digest {
                 return None;
@@ -245,14 +245,14 @@ fn pool_changes(old: &BotSet, new: &BotSet) -> Vec<(BotId, &'static str)> {
 }
 
 /// The operating system's notifications; deaf when it gives none, and then the poll alone is left.
-struct Ears {
+struct Watches {
     watcher: Option<RecommendedWatcher>,
     heard: BTreeSet<PathBuf>,
     /// Databases write all the time: this folder is not listened to.
     data_dir: Option<PathBuf>,
 }
 
-impl Ears {
+impl Watches {
     fn new(wake: &Arc<Notify>, config: &Config) -> Self {
         let wake = wake.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {

@@ -1,6 +1,6 @@
 //! What a process may send while the cache is down: little, but never too much.
 //!
-//! Its board is fed with every grant in normal times, so it starts from this process's true history. What others sent it
+//! Its log is fed with every grant in normal times, so it starts from this process's true history. What others sent it
 //! cannot know, so it is silent when it starts, when it first serves a bot (another process may have served it a moment
 //! ago), and when the cache returns, for as long as another's last slots can still count.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BOT, Board, LATE_GUARD, Offer, QUIET};
+use super::{BOT, LATE_GUARD, Offer, QUIET, SlidingWindowLog};
 use crate::cache::Level;
 
 /// How long calls must have failed before the process goes on alone: a server that forks or stalls for a moment is not down.
@@ -40,14 +40,14 @@ pub(super) enum Source {
     Silence(Instant),
 }
 
-/// A slot of the cache that this process's own board has room for.
+/// A slot of the cache that this process's own log has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Admitted {
     /// When to send.
     pub(super) at: Instant,
     /// From when it counts: a guard before the latest arrival of a send that is in time.
     pub(super) from: Instant,
-    /// Tells it from another one on the board.
+    /// Tells it from another one on the log.
     pub(super) id: u64,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Fallback {
     origin: Instant,
     horizon: Duration,
     max_workers: u32,
-    board: Board,
+    log: SlidingWindowLog,
     mode: Mode,
     /// While alone: since when each bot has been served, and when it was last asked for.
     served: HashMap<String, (u64, u64)>,
@@ -83,7 +83,7 @@ impl Fallback {
             origin: Instant::now(),
             horizon,
             max_workers: max_workers.max(1),
-            board: Board::new(0),
+            log: SlidingWindowLog::new(0),
             mode: Mode::Shared { failing: None },
             served: HashMap::new(),
             shared: HashSet::new(),
@@ -140,7 +140,7 @@ impl Fallback {
             tracing::warn!(%error, "quota: the cache is down; going on with this process's share of the limits");
             // Since the first failure nobody was granted anything; what was granted before lies at most a horizon ahead.
             let since = self.micros(since);
-            self.board.quieten(since);
+            self.log.quieten(since);
             self.mode = Mode::Alone { probe: now + PROBE };
         }
     }
@@ -163,7 +163,7 @@ impl Fallback {
         while moved {
             moved = false;
             for (index, level) in levels.iter().enumerate() {
-                let fits = self.board.earliest(level, slot);
+                let fits = self.log.earliest(level, slot);
                 if fits <= slot {
                     continue;
                 }
@@ -174,7 +174,7 @@ impl Fallback {
             }
         }
         let from = latest - LATE_GUARD;
-        let id = self.board.record(self.micros(now), levels, self.micros(from));
+        let id = self.log.record(self.micros(now), levels, self.micros(from));
         let at = self.instant(slot).max(at);
         Ok(Admitted { at, from, id })
     }
@@ -182,32 +182,32 @@ impl Fallback {
     /// The slot is not used, or the room not kept any more.
     pub(super) fn give_back(&mut self, levels: &[Level], at: Instant, id: u64) {
         let at = self.micros(at);
-        self.board.give_back(levels, at, id);
+        self.log.give_back(levels, at, id);
     }
 
     /// Keeps room for one send at `at` that is not granted yet: what this process is granted around it is not admitted.
     pub(super) fn keep(&mut self, now: Instant, levels: &[Level], at: Instant) -> u64 {
         let (now, at) = (self.micros(now), self.micros(at));
-        self.board.record(now, levels, at)
+        self.log.record(now, levels, at)
     }
 
     /// Counts a slot as if its send arrived `now`, and says from when it counts.
     pub(super) fn hold(&mut self, now: Instant, levels: &[Level], at: Instant, id: u64) -> Instant {
         let (now, at) = (self.micros(now), self.micros(at));
-        let held = self.board.hold(now, levels, at, id);
+        let held = self.log.hold(now, levels, at, id);
         self.instant(held)
     }
 
     pub(super) fn pause(&mut self, key: &str, until: Instant) {
         let until = self.micros(until);
-        self.board.pause(key, until);
+        self.log.pause(key, until);
     }
 
     /// Takes a slot of this process's share.
     pub(super) fn take(&mut self, now: Instant, levels: &[Level]) -> Offer {
         let now = self.micros(now);
         if let Some((index, bot)) = levels.iter().enumerate().find(|(_, level)| level.key.starts_with(BOT))
-            && !self.board.remembers(now, &bot.key)
+            && !self.log.remembers(now, &bot.key)
         {
             let recent = now.saturating_sub(duration_micros(SERVED));
             self.served.retain(|_, (_, last)| *last >= recent);
@@ -228,7 +228,7 @@ impl Fallback {
             window: level.window,
         };
         let shares: Vec<Level> = levels.iter().map(share).collect();
-        self.board.take(now, &shares, self.horizon)
+        self.log.take(now, &shares, self.horizon)
     }
 
     pub(super) fn instant(&self, micros: u64) -> Instant {

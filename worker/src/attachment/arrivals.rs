@@ -36,7 +36,7 @@ impl Attachment {
             // Entered at once: a copy in the same batch must not be taken up twice.
             self.held.insert(envelope.key.clone(), Vec::new());
             // A chat gets little of what memory is left, unless all of it is left soon: slow chats must not hold it all.
-            let tight = self.is_short() && !self.turnover.is_brisk();
+            let tight = self.is_short() && !self.throughput.is_high();
             let priority = Priority::of(&envelope, 0);
             let room = priority == Priority::Answer || !self.crowded && self.unasked_room() > 0;
             self.crowded |= !room;

@@ -26,10 +26,10 @@ use openclaw_common::secret::Secret;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::shop::{Login, Shop};
+use self::source::{Login, TokenSource};
 use super::transport::Http;
 
-mod shop;
+mod source;
 
 /// A tenant access token, ready for a header.
 pub(super) struct Token {
@@ -100,7 +100,7 @@ pub(super) struct TokenError {
 /// The tokens of all apps.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    shop: Arc<Shop>,
+    source: Arc<TokenSource>,
     apps: Mutex<HashMap<Arc<str>, Arc<App>>>,
     /// At most one task an app; all end when the client is dropped.
     looking: Mutex<JoinSet<()>>,
@@ -129,7 +129,7 @@ struct Held {
 impl Tokens {
     pub(super) fn new(http: Http, cache: Arc<dyn Cache>) -> Self {
         Self {
-            shop: Arc::new(Shop::new(http, cache)),
+            source: Arc::new(TokenSource::new(http, cache)),
             apps: Mutex::default(),
             looking: Mutex::default(),
         }
@@ -154,7 +154,7 @@ impl Tokens {
         {
             return Ok(copy.token.clone());
         }
-        self.shop.obtain(&Login::of(bot), &app, &mut flight, None).await
+        self.source.obtain(&Login::of(bot), &app, &mut flight, None).await
     }
 
     /// Another token than `refused`, which Feishu no longer takes.
@@ -169,7 +169,7 @@ impl Tokens {
         }
         app.copy.store(None);
         let login = Login::of(bot);
-        let renewed = self.shop.obtain(&login, &app, &mut flight, Some(refused)).await?;
+        let renewed = self.source.obtain(&login, &app, &mut flight, Some(refused)).await?;
         renewed.unproved.store(true, Ordering::Relaxed);
         Ok(renewed)
     }
@@ -189,10 +189,10 @@ impl Tokens {
         let Ok(mut flight) = app.flight.clone().try_lock_owned() else {
             return; // Somebody is already looking.
         };
-        let (shop, login, app) = (self.shop.clone(), Login::of(bot), app.clone());
+        let (source, login, app) = (self.source.clone(), Login::of(bot), app.clone());
         let mut looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         while looking.try_join_next().is_some() {}
-        looking.spawn(async move { shop.look(&login, &app, &mut flight).await });
+        looking.spawn(async move { source.look(&login, &app, &mut flight).await });
     }
 }
 

@@ -23,9 +23,9 @@ use super::gate::{At, Gate, Stop};
 use super::platform::Platform;
 use super::tables::Tables;
 use crate::action::Plan;
+use crate::adaptive_limit::AdaptiveLimits;
 use crate::anchor::Anchor;
 use crate::commit::Commits;
-use crate::crowd::Crowds;
 use crate::engine::{Engine, LOOKS};
 use crate::event::Event;
 use crate::feishu::Client;
@@ -119,7 +119,7 @@ impl Stage {
             looks: Arc::new(Semaphore::new(LOOKS)),
             quota: Quota::new(self.cache.clone(), 1, HORIZON),
             gate: leave,
-            crowds: Crowds::new(),
+            adaptive_limits: AdaptiveLimits::new(),
             people: People::new(self.cache.clone(), tracker.clone()),
             handlers: Handlers::default(),
             feishu: self.feishu.clone(),

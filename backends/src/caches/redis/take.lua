@@ -1,4 +1,4 @@
--- Takes one slot that fits every level, or nothing. The same algorithm as `quota::Board`, which explains it. `born.lua`
+-- Takes one slot that fits every level, or nothing. The same algorithm as `quota::SlidingWindowLog`, which explains it. `born.lua`
 -- comes before it.
 --
 -- KEYS  1 born   2 the widest late guard in use, microseconds

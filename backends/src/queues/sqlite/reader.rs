@@ -23,22 +23,22 @@ const LINGER_FROM: usize = 16;
 
 /// The bots that are or were consumed in this process.
 #[derive(Debug, Default)]
-pub(super) struct Desks(RwLock<HashMap<BotId, Arc<Desk>>>);
+pub(super) struct Dispatchers(RwLock<HashMap<BotId, Arc<Dispatcher>>>);
 
-impl Desks {
-    pub(super) fn get(&self, bot: &BotId) -> Option<Arc<Desk>> {
+impl Dispatchers {
+    pub(super) fn get(&self, bot: &BotId) -> Option<Arc<Dispatcher>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(bot).cloned()
     }
 
-    pub(super) fn of(&self, bot: &BotId) -> Arc<Desk> {
-        let mut desks = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(desks.entry(bot.clone()).or_default())
+    pub(super) fn of(&self, bot: &BotId) -> Arc<Dispatcher> {
+        let mut dispatchers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(dispatchers.entry(bot.clone()).or_default())
     }
 }
 
 /// Where one bot's rows are handed out.
 #[derive(Debug, Default)]
-pub(super) struct Desk {
+pub(super) struct Dispatcher {
     /// Held by the active consumer; standbys queue for it.
     turn: Arc<Mutex<()>>,
     /// Keeps one permit, so a wake-up between looking and waiting is not lost.
@@ -49,7 +49,7 @@ pub(super) struct Desk {
     seen: AtomicI64,
 }
 
-impl Desk {
+impl Dispatcher {
     /// New rows are committed.
     pub(super) fn published(&self) {
         self.published.notify_one();
@@ -73,16 +73,16 @@ pub(super) struct Reader {
     pool: SqlitePool,
     deletes: Deletes,
     bot: BotId,
-    desk: Arc<Desk>,
+    dispatcher: Arc<Dispatcher>,
 }
 
 impl Reader {
-    pub(super) fn new(pool: SqlitePool, deletes: Deletes, bot: BotId, desk: Arc<Desk>) -> Self {
+    pub(super) fn new(pool: SqlitePool, deletes: Deletes, bot: BotId, dispatcher: Arc<Dispatcher>) -> Self {
         Self {
             pool,
             deletes,
             bot,
-            desk,
+            dispatcher,
         }
     }
 
@@ -140,17 +140,17 @@ impl Reader {
             let dry = rows.len() < room;
             for (id, blob) in rows {
                 out.places.take();
-                self.desk.handed_out.store(id, Ordering::Release);
+                self.dispatcher.handed_out.store(id, Ordering::Release);
                 let delivery = Delivery {
                     payload: codec::decode(blob),
-                    redelivered: u32::from(id <= self.desk.seen.fetch_max(id, Ordering::AcqRel)),
+                    redelivered: u32::from(id <= self.dispatcher.seen.fetch_max(id, Ordering::AcqRel)),
                     receipt: self.receipt(id, &out, ended),
                 };
                 // There is a place for each of the `prefetch` that may be out, and a dropped receiver ends this task.
                 deliveries.try_send(delivery).ok();
             }
             if dry {
-                self.desk.published.notified().await;
+                self.dispatcher.published.notified().await;
             }
         }
     }
@@ -158,7 +158,7 @@ impl Reader {
     async fn next_rows(&self, room: usize) -> Result<Vec<(i64, Vec<u8>)>, sqlx::Error> {
         sqlx::query_as("SELECT id, envelope FROM queue WHERE bot = ? AND id > ? ORDER BY id LIMIT ?")
             .bind(self.bot.as_str())
-            .bind(self.desk.handed_out())
+            .bind(self.dispatcher.handed_out())
             .bind(i64::try_from(room).unwrap_or(i64::MAX))
             .fetch_all(&self.pool)
             .await
@@ -180,16 +180,16 @@ impl Reader {
 /// The right to hand out one bot's rows.
 #[derive(Debug)]
 pub(super) struct Turn {
-    desk: Arc<Desk>,
+    dispatcher: Arc<Dispatcher>,
     _alone: OwnedMutexGuard<()>,
 }
 
 impl Turn {
     /// Waits behind everybody who was polled here before.
-    pub(super) async fn wait(desk: Arc<Desk>) -> Self {
+    pub(super) async fn wait(dispatcher: Arc<Dispatcher>) -> Self {
         Self {
-            _alone: Arc::clone(&desk.turn).lock_owned().await,
-            desk,
+            _alone: Arc::clone(&dispatcher.turn).lock_owned().await,
+            dispatcher,
         }
     }
 }
@@ -197,6 +197,6 @@ impl Turn {
 impl Drop for Turn {
     /// The next consumer begins with the first row that is left.
     fn drop(&mut self) {
-        self.desk.handed_out.store(0, Ordering::Release);
+        self.dispatcher.handed_out.store(0, Ordering::Release);
     }
 }

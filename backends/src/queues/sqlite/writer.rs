@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::codec;
-use super::reader::Desks;
+use super::reader::Dispatchers;
 use openclaw_common::bot::BotId;
 use openclaw_common::envelope::Envelope;
 use openclaw_common::queue::PublishError;
@@ -98,7 +98,7 @@ impl Deletes {
 /// The one task that writes the table.
 pub(super) struct Writer {
     pool: SqlitePool,
-    desks: Arc<Desks>,
+    dispatchers: Arc<Dispatchers>,
     stop: CancellationToken,
     jobs: mpsc::Receiver<Job>,
     deletes: mpsc::UnboundedReceiver<Delete>,
@@ -119,7 +119,7 @@ enum Failure {
 
 impl Writer {
     /// The task, and where to send it work.
-    pub(super) fn new(pool: SqlitePool, desks: Arc<Desks>, stop: CancellationToken) -> (Publishes, Self) {
+    pub(super) fn new(pool: SqlitePool, dispatchers: Arc<Dispatchers>, stop: CancellationToken) -> (Publishes, Self) {
         let (job_sender, jobs) = mpsc::channel(WAITING);
         let (delete_sender, deletes) = mpsc::unbounded_channel();
         let publishes = Publishes {
@@ -128,7 +128,7 @@ impl Writer {
         };
         let writer = Self {
             pool,
-            desks,
+            dispatchers,
             stop,
             jobs,
             deletes,
@@ -227,8 +227,8 @@ impl Writer {
             job.answer.send(answer).ok();
         }
         for bot in bots {
-            if let Some(desk) = self.desks.get(&bot) {
-                desk.published();
+            if let Some(dispatcher) = self.dispatchers.get(&bot) {
+                dispatcher.published();
             }
         }
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use openclaw_common::cache::Level;
-use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer};
+use openclaw_common::quota::{HORIZON, JITTER, LATE_GUARD, Offer, SlidingWindowLog};
 use proptest::prelude::*;
 
 use super::level;
 
-/// One thing that happens to a board.
+/// One thing that happens to a log.
 #[derive(Clone, Debug)]
 enum Step {
     /// Time passes, microseconds.
@@ -74,7 +74,7 @@ proptest! {
     ) {
         let all = levels();
         let horizon = Duration::from_micros(horizon);
-        let mut board = Board::new(0);
+        let mut log = SlidingWindowLog::new(0);
         let mut now = 1_000_000_000u64;
         let mut arrived: Vec<Vec<u64>> = vec![Vec::new(); all.len()];
         let mut reserved: Vec<(usize, u64, u64, u64)> = Vec::new();
@@ -84,7 +84,7 @@ proptest! {
                 Step::Pass(time) => now += time,
                 Step::Take { send, times, late, delay } => {
                     for _ in 0..times {
-                        let Offer::Slot { at, id } = board.take(now, &chosen(send), horizon) else { break };
+                        let Offer::Slot { at, id } = log.take(now, &chosen(send), horizon) else { break };
                         prop_assert!(at >= now && at <= now + horizon.as_micros() as u64);
                         if Duration::from_micros(late) <= LATE_GUARD && Duration::from_micros(delay) <= JITTER {
                             reserved.push((send, at, id, at + late + delay));
@@ -94,11 +94,11 @@ proptest! {
                 Step::GiveBack(which) if !reserved.is_empty() => {
                     let (send, at, id, _) = reserved[which % reserved.len()];
                     // What is given back is not sent.
-                    board.give_back(&chosen(send), at, id);
+                    log.give_back(&chosen(send), at, id);
                     reserved.swap_remove(which % reserved.len());
                 }
                 Step::GiveBack(_) => {}
-                Step::Pause { level, pause } => board.pause(&all[level].key, now + pause),
+                Step::Pause { level, pause } => log.pause(&all[level].key, now + pause),
             }
         }
         for (send, _, _, arrival) in reserved {
@@ -117,10 +117,10 @@ proptest! {
 
     #[test]
     fn a_pause_is_kept(pause in 1..5_000_000u64, count in 1..100u32) {
-        let mut board = Board::new(0);
+        let mut log = SlidingWindowLog::new(0);
         let now = 1_000_000_000;
-        board.pause("b:1", now + pause);
-        match board.take(now, &[level("b:1", count, 1)], HORIZON) {
+        log.pause("b:1", now + pause);
+        match log.take(now, &[level("b:1", count, 1)], HORIZON) {
             Offer::Slot { at, .. } => prop_assert_eq!(at, now + pause),
             Offer::Later { again, level } => {
                 prop_assert!(again < now + pause && level == 0);
@@ -144,12 +144,12 @@ fn a_backlog_uses_nearly_all_of_any_limit() {
     ];
     for (count, seconds) in cases {
         let levels = [level("b:1", count, seconds)];
-        let mut board = Board::new(0);
+        let mut log = SlidingWindowLog::new(0);
         let begin = 1_000_000_000u64;
         let end = begin + 20 * seconds * 1_000_000;
         let (mut now, mut sent) = (begin, 0u64);
         while now < end {
-            match board.take(now, &levels, HORIZON) {
+            match log.take(now, &levels, HORIZON) {
                 Offer::Slot { at, .. } => sent += u64::from(at < end),
                 Offer::Later { again, .. } => now = again,
             }
@@ -163,22 +163,22 @@ fn a_backlog_uses_nearly_all_of_any_limit() {
 
 #[test]
 fn a_large_limit_lets_a_burst_through_at_once() {
-    let mut board = Board::new(0);
+    let mut log = SlidingWindowLog::new(0);
     for _ in 0..1_000 {
-        let offer = board.take(1_000_000_000, &[level("a:1", 1_000, 60)], HORIZON);
+        let offer = log.take(1_000_000_000, &[level("a:1", 1_000, 60)], HORIZON);
         assert!(matches!(offer, Offer::Slot { at: 1_000_000_000, .. }), "{offer:?}");
     }
-    let offer = board.take(1_000_000_000, &[level("a:1", 1_000, 60)], HORIZON);
+    let offer = log.take(1_000_000_000, &[level("a:1", 1_000, 60)], HORIZON);
     assert!(matches!(offer, Offer::Later { .. }), "{offer:?}");
 }
 
 #[test]
 fn idle_levels_are_forgotten() {
-    let mut board = Board::new(0);
+    let mut log = SlidingWindowLog::new(0);
     let mut now = 1_000_000_000;
     for chat in 0..10_000 {
         now += 10_000;
-        board.take(now, &[level(&format!("c:{chat}"), 5, 1)], HORIZON);
+        log.take(now, &[level(&format!("c:{chat}"), 5, 1)], HORIZON);
     }
-    assert!(board.len() < 400, "{} levels held, 100 were used a second", board.len());
+    assert!(log.len() < 400, "{} levels held, 100 were used a second", log.len());
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use openclaw_common::cache::Level;
-use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer, QUIET};
+use openclaw_common::quota::{HORIZON, JITTER, LATE_GUARD, Offer, QUIET, SlidingWindowLog};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::Script;
@@ -138,7 +138,7 @@ async fn the_script_and_the_board_give_the_same_answers() {
             scripts.flush();
             // Of the order of a real server's clock, so that the numbers have as many digits.
             let mut now = 1_800_000_000_000_000u64;
-            let mut board = Board::new(now);
+            let mut log = SlidingWindowLog::new(now);
             scripts.take(now, &all[..1], "run", 0, LATE_GUARD);
             let mut held: Vec<(Vec<Level>, u64, u64, String)> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
@@ -149,17 +149,17 @@ async fn the_script_and_the_board_give_the_same_answers() {
                         for time in 0..times {
                             let nonce = (number as u64) * 1_000 + u64::from(time) + 1;
                             let (granted, wait, rest) = scripts.take(now, &levels, "run", nonce, LATE_GUARD);
-                            match board.take(now, &levels, HORIZON) {
+                            match log.take(now, &levels, HORIZON) {
                                 Offer::Slot { at, id } => {
                                     prop_assert!(
                                         granted,
-                                        "the board granted {at}, the script said later {wait} {rest:?}"
+                                        "the log granted {at}, the script said later {wait} {rest:?}"
                                     );
                                     prop_assert_eq!(now + wait, at);
                                     held.push((levels.to_vec(), at, id, redis::from_redis_value(rest).unwrap()));
                                 }
                                 Offer::Later { again, level } => {
-                                    prop_assert!(!granted, "the script granted {wait}, the board said later");
+                                    prop_assert!(!granted, "the script granted {wait}, the log said later");
                                     let script_level: usize = redis::from_redis_value(rest).unwrap();
                                     prop_assert_eq!((now + wait, script_level), (again, level));
                                     break;
@@ -169,20 +169,20 @@ async fn the_script_and_the_board_give_the_same_answers() {
                     }
                     Step::GiveBack(which) if !held.is_empty() => {
                         let (levels, at, id, member) = held.swap_remove(which % held.len());
-                        board.give_back(&levels, at, id);
+                        log.give_back(&levels, at, id);
                         scripts.give_back(&levels, &member);
                     }
                     // Answered: the slot counts from then on. Once it no longer counts it is gone here and there, sooner or later.
                     Step::Hold(which) if !held.is_empty() => {
                         let (levels, at, id, member) = held.swap_remove(which % held.len());
                         if (at..at + 1_000_000).contains(&now) {
-                            board.hold(now, &levels, at, id);
+                            log.hold(now, &levels, at, id);
                             scripts.hold(now, &levels, &member);
                         }
                     }
                     Step::GiveBack(_) | Step::Hold(_) => {}
                     Step::Pause { level, pause } => {
-                        board.pause(&all[level].key, now + pause);
+                        log.pause(&all[level].key, now + pause);
                         scripts.pause(now, &all[level].key, pause);
                     }
                 }

@@ -1,7 +1,7 @@
 //! Whatever workers do and whatever happens to them, no window of any level holds more than its limit of **arrivals**.
 //!
 //! The model is the platform's side: workers take slots, wake late or not at all, send, and hear back; messages travel;
-//! levels are paused; slots come back; the server forgets everything. Time is the model's own. The pure board and the
+//! levels are paused; slots come back; the server forgets everything. Time is the model's own. The pure log and the
 //! scripts in a real Redis run the same stories.
 
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openclaw_common::cache::Level;
-use openclaw_common::quota::{Board, HORIZON, JITTER, LATE_GUARD, Offer, WIDEST_GUARD};
+use openclaw_common::quota::{HORIZON, JITTER, LATE_GUARD, Offer, SlidingWindowLog, WIDEST_GUARD};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use testkit::Servers;
@@ -270,8 +270,8 @@ impl Model {
     }
 }
 
-/// The board, which names a slot by its time and number. Its workers all have the default guard.
-struct Pure(Board);
+/// The log, which names a slot by its time and number. Its workers all have the default guard.
+struct Pure(SlidingWindowLog);
 
 impl Pure {
     fn parts(slot: &str) -> (u64, u64) {
@@ -303,7 +303,7 @@ impl Slots for Pure {
     }
 
     fn forget(&mut self, now: u64) {
-        self.0 = Board::new(now);
+        self.0 = SlidingWindowLog::new(now);
     }
 
     fn guard(&self, _worker: usize) -> Duration {
@@ -357,7 +357,9 @@ fn runner(cases: u32) -> TestRunner {
 #[test]
 fn no_window_holds_more_arrivals_than_its_limit_by_the_board() {
     runner(1_000)
-        .run(&story(), |story| Model::tell(&story, &mut Pure(Board::new(BEGIN))))
+        .run(&story(), |story| {
+            Model::tell(&story, &mut Pure(SlidingWindowLog::new(BEGIN)))
+        })
         .unwrap();
 }
 

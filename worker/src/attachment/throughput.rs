@@ -11,22 +11,22 @@ use std::time::{Duration, Instant};
 
 /// How long endings are counted before they are judged.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Memory that is renewed within this is brisk. What the broker hands out is four seconds of the bot's quota, so a bot that
-/// uses its quota is, unless its quota is so small that the least prefetch is many seconds of it.
-const BRISK: Duration = Duration::from_secs(5);
+/// Memory that is renewed within this leaves soon. What the broker hands out is four seconds of the bot's quota, so a bot that
+/// uses its quota is renewed as fast, unless its quota is so small that the least prefetch is many seconds of it.
+const RENEWED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The endings of one attachment, against the deliveries it may hold.
 #[derive(Debug)]
-pub(super) struct Turnover {
+pub(super) struct Throughput {
     prefetch: u32,
     since: Instant,
     ended: u32,
     /// Whether memory was short at any look of this window.
     short: bool,
-    brisk: bool,
+    high: bool,
 }
 
-impl Turnover {
+impl Throughput {
     pub(super) fn new(prefetch: u16, now: Instant) -> Self {
         Self {
             prefetch: u32::from(prefetch),
@@ -34,7 +34,7 @@ impl Turnover {
             ended: 0,
             short: false,
             // Nothing is held yet.
-            brisk: true,
+            high: true,
         }
     }
 
@@ -44,8 +44,8 @@ impl Turnover {
     }
 
     /// What is held leaves memory soon, or there is little of it.
-    pub(super) fn is_brisk(&self) -> bool {
-        self.brisk
+    pub(super) fn is_high(&self) -> bool {
+        self.high
     }
 
     /// When to look again at the latest, while memory is short.
@@ -62,9 +62,9 @@ impl Turnover {
             return false;
         }
         // Where memory was never short, few endings only mean that there was little to do.
-        self.brisk = !self.short || BRISK * self.ended >= window * self.prefetch;
+        self.high = !self.short || RENEWED_WITHIN * self.ended >= window * self.prefetch;
         (self.since, self.ended, self.short) = (now, 0, short);
-        short && !self.brisk
+        short && !self.high
     }
 }
 
@@ -74,38 +74,38 @@ mod tests {
 
     const PREFETCH: u16 = 100;
 
-    fn after(turnover: &mut Turnover, now: &mut Instant, endings: u32, short: bool) -> bool {
+    fn after(throughput: &mut Throughput, now: &mut Instant, endings: u32, short: bool) -> bool {
         for _ in 0..endings {
-            turnover.ended();
+            throughput.ended();
         }
         *now += WINDOW;
-        turnover.is_slow_at(*now, short)
+        throughput.is_slow_at(*now, short)
     }
 
     #[test]
-    fn a_bot_whose_memory_is_renewed_in_five_seconds_is_brisk() {
+    fn a_bot_whose_memory_is_renewed_in_five_seconds_has_a_high_throughput() {
         let mut now = Instant::now();
-        let mut turnover = Turnover::new(PREFETCH, now);
-        assert!(!turnover.is_slow_at(now, true));
-        assert!(!after(&mut turnover, &mut now, 20, true));
-        assert!(turnover.is_brisk());
-        assert!(after(&mut turnover, &mut now, 19, true), "it has slowed");
-        assert!(!turnover.is_brisk());
-        assert!(after(&mut turnover, &mut now, 0, true), "and still is");
-        assert!(!after(&mut turnover, &mut now, 0, false), "but holds little");
-        assert!(!after(&mut turnover, &mut now, 20, true));
-        assert!(turnover.is_brisk(), "and it may become brisk again");
+        let mut throughput = Throughput::new(PREFETCH, now);
+        assert!(!throughput.is_slow_at(now, true));
+        assert!(!after(&mut throughput, &mut now, 20, true));
+        assert!(throughput.is_high());
+        assert!(after(&mut throughput, &mut now, 19, true), "it has slowed");
+        assert!(!throughput.is_high());
+        assert!(after(&mut throughput, &mut now, 0, true), "and still is");
+        assert!(!after(&mut throughput, &mut now, 0, false), "but holds little");
+        assert!(!after(&mut throughput, &mut now, 20, true));
+        assert!(throughput.is_high(), "and it may become high again");
     }
 
     #[test]
-    fn a_bot_with_little_to_do_is_brisk_whenever_a_burst_comes() {
+    fn a_bot_with_little_to_do_has_a_high_throughput_whenever_a_burst_comes() {
         let mut now = Instant::now();
-        let mut turnover = Turnover::new(PREFETCH, now);
+        let mut throughput = Throughput::new(PREFETCH, now);
         now += Duration::from_secs(60);
-        assert!(!turnover.is_slow_at(now, true), "the burst has only come");
-        assert!(turnover.is_brisk());
+        assert!(!throughput.is_slow_at(now, true), "the burst has only come");
+        assert!(throughput.is_high());
         assert!(
-            after(&mut turnover, &mut now, 0, true),
+            after(&mut throughput, &mut now, 0, true),
             "a window later nothing has ended"
         );
     }
@@ -113,9 +113,9 @@ mod tests {
     #[test]
     fn a_late_look_counts_the_time_that_has_passed() {
         let mut now = Instant::now();
-        let mut turnover = Turnover::new(PREFETCH, now);
-        turnover.is_slow_at(now, true);
+        let mut throughput = Throughput::new(PREFETCH, now);
+        throughput.is_slow_at(now, true);
         now += WINDOW;
-        assert!(after(&mut turnover, &mut now, 39, true), "39 in two seconds");
+        assert!(after(&mut throughput, &mut now, 39, true), "39 in two seconds");
     }
 }

@@ -43,14 +43,14 @@ const FAILED: Duration = Duration::from_secs(1);
 const LASTING: u32 = 5;
 
 /// What is needed to buy for anybody.
-pub(super) struct Shop {
+pub(super) struct TokenSource {
     http: Http,
     cache: Arc<dyn Cache>,
 }
 
-impl fmt::Debug for Shop {
+impl fmt::Debug for TokenSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Shop")
+        formatter.write_str("TokenSource")
     }
 }
 
@@ -118,7 +118,7 @@ impl Refusal {
     }
 }
 
-impl Shop {
+impl TokenSource {
     pub(super) fn new(http: Http, cache: Arc<dyn Cache>) -> Self {
         Self { http, cache }
     }

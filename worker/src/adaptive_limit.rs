@@ -1,4 +1,5 @@
-//! What refusals for a chat's or person's limit (230020) teach.
+//! The adaptive limit of a receiver: what refusals for a chat's or person's limit (230020) teach (additive increase,
+//! multiplicative decrease: AIMD).
 //!
 //! Our own sends never exceed a configured limit, so such a refusal means that others share it: another program's bots in the
 //! chat, or a limit that is lower than what is configured. Two things follow. The chat is **paused**, 1 s doubling to 30 s,
@@ -24,13 +25,13 @@ const RECOVERY: Duration = Duration::from_secs(30);
 
 /// All receivers that refused something lately.
 #[derive(Debug)]
-pub(crate) struct Crowds {
-    by_key: Mutex<Recent<String, Crowd>>,
+pub(crate) struct AdaptiveLimits {
+    by_key: Mutex<Recent<String, AdaptiveLimit>>,
 }
 
 /// One receiver.
 #[derive(Debug)]
-struct Crowd {
+struct AdaptiveLimit {
     /// The next pause; `None` once something was accepted.
     next: Option<Duration>,
     paused_until: Instant,
@@ -39,7 +40,7 @@ struct Crowd {
     reduced: Instant,
 }
 
-impl Crowds {
+impl AdaptiveLimits {
     pub(crate) fn new() -> Self {
         Self {
             by_key: Mutex::new(Recent::new(REMEMBERED)),
@@ -48,16 +49,16 @@ impl Crowds {
 
     /// The receiver refused: how long to pause it. `count` is what its level allows, `None` without one.
     pub(crate) fn refused(&self, key: &str, count: Option<u32>, now: Instant) -> Duration {
-        let mut crowds = self.lock();
-        if crowds.get(key).is_none() {
-            crowds.insert(key.to_owned(), Crowd::new(count, now));
+        let mut limits = self.lock();
+        if limits.get(key).is_none() {
+            limits.insert(key.to_owned(), AdaptiveLimit::new(count, now));
         }
-        let Some(crowd) = crowds.get(key) else {
+        let Some(limit) = limits.get(key) else {
             return SHORTEST;
         };
-        let pause = crowd.refused(count, now);
-        let room = crowd.room;
-        drop(crowds);
+        let pause = limit.refused(count, now);
+        let room = limit.room;
+        drop(limits);
         if count.is_some_and(|count| room < count) {
             tracing::info!(level = key, room, "others share the limit of {key}: fewer sends for it");
         }
@@ -67,40 +68,40 @@ impl Crowds {
 
     /// The receiver accepted something: its next pause is the shortest again.
     pub(crate) fn accepted(&self, key: &str) {
-        if let Some(crowd) = self.lock().get(key) {
-            crowd.next = None;
+        if let Some(limit) = self.lock().get(key) {
+            limit.next = None;
         }
     }
 
     /// Gives the level what room its receiver is known to have.
     pub(crate) fn narrow(&self, level: &mut Level, now: Instant) {
-        let mut crowds = self.lock();
-        let Some(crowd) = crowds.get(level.key.as_str()) else {
+        let mut limits = self.lock();
+        let Some(limit) = limits.get(level.key.as_str()) else {
             return;
         };
-        let room = crowd.room_now(now);
+        let room = limit.room_now(now);
         if room < level.count {
             level.count = room;
-        } else if crowd.next.is_none() {
-            crowds.remove(level.key.as_str());
-            drop(crowds);
+        } else if limit.next.is_none() {
+            limits.remove(level.key.as_str());
+            drop(limits);
             self.report(now);
         }
     }
 
     fn report(&self, now: Instant) {
-        let reduced = self.lock().values().filter(|crowd| crowd.is_reduced(now)).count();
+        let reduced = self.lock().values().filter(|limit| limit.is_reduced(now)).count();
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
         telemetry::REDUCED_CHATS.set(reduced as f64);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Recent<String, Crowd>> {
+    fn lock(&self) -> MutexGuard<'_, Recent<String, AdaptiveLimit>> {
         // Nothing panics while it is held.
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Crowd {
+impl AdaptiveLimit {
     fn new(count: Option<u32>, now: Instant) -> Self {
         Self {
             next: None,
@@ -143,58 +144,58 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const KEY: &str = "c:oc_1";
 
-    fn room(crowds: &Crowds, now: Instant) -> u32 {
+    fn room(limits: &AdaptiveLimits, now: Instant) -> u32 {
         let mut level = Level {
             key: KEY.to_owned(),
             count: 5,
             window: SECOND,
         };
-        crowds.narrow(&mut level, now);
+        limits.narrow(&mut level, now);
         level.count
     }
 
     #[test]
     fn a_chat_that_goes_on_refusing_is_paused_twice_as_long_each_time_until_it_accepts() {
-        let (crowds, mut now) = (Crowds::new(), Instant::now());
+        let (limits, mut now) = (AdaptiveLimits::new(), Instant::now());
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            let pause = crowds.refused(KEY, Some(5), now);
+            let pause = limits.refused(KEY, Some(5), now);
             assert_eq!(pause, seconds * SECOND);
             // Another bot's send to it was on the wire.
-            assert_eq!(crowds.refused(KEY, Some(5), now + pause / 2), pause / 2);
+            assert_eq!(limits.refused(KEY, Some(5), now + pause / 2), pause / 2);
             now += pause;
         }
         assert_eq!(
-            crowds.refused("c:oc_2", Some(5), now),
+            limits.refused("c:oc_2", Some(5), now),
             SECOND,
             "other chats are not concerned"
         );
-        crowds.accepted(KEY);
-        assert_eq!(crowds.refused(KEY, Some(5), now), SECOND);
+        limits.accepted(KEY);
+        assert_eq!(limits.refused(KEY, Some(5), now), SECOND);
     }
 
     #[test]
     fn a_shared_chat_gets_half_and_one_more_now_and_then() {
-        let (crowds, start) = (Crowds::new(), Instant::now());
-        assert_eq!(room(&crowds, start), 5);
-        crowds.refused(KEY, Some(5), start);
-        assert_eq!(room(&crowds, start), 2);
+        let (limits, start) = (AdaptiveLimits::new(), Instant::now());
+        assert_eq!(room(&limits, start), 5);
+        limits.refused(KEY, Some(5), start);
+        assert_eq!(room(&limits, start), 2);
         // Several refusals of one moment are one.
-        crowds.refused(KEY, Some(5), start);
-        assert_eq!(room(&crowds, start), 2);
-        crowds.refused(KEY, Some(5), start + SECOND);
-        crowds.refused(KEY, Some(5), start + 4 * SECOND);
-        assert_eq!(room(&crowds, start + 4 * SECOND), 1, "never nothing");
-        crowds.accepted(KEY);
+        limits.refused(KEY, Some(5), start);
+        assert_eq!(room(&limits, start), 2);
+        limits.refused(KEY, Some(5), start + SECOND);
+        limits.refused(KEY, Some(5), start + 4 * SECOND);
+        assert_eq!(room(&limits, start + 4 * SECOND), 1, "never nothing");
+        limits.accepted(KEY);
         let rooms: Vec<u32> = (0..6)
-            .map(|steps| room(&crowds, start + 4 * SECOND + RECOVERY * steps))
+            .map(|steps| room(&limits, start + 4 * SECOND + RECOVERY * steps))
             .collect();
         assert_eq!(rooms, [1, 2, 3, 4, 5, 5]);
     }
 
     #[test]
     fn a_chat_without_a_limit_is_paused_only() {
-        let (crowds, now) = (Crowds::new(), Instant::now());
-        assert_eq!(crowds.refused(KEY, None, now), SECOND);
-        assert_eq!(room(&crowds, now), 5);
+        let (limits, now) = (AdaptiveLimits::new(), Instant::now());
+        assert_eq!(limits.refused(KEY, None, now), SECOND);
+        assert_eq!(room(&limits, now), 5);
     }
 }

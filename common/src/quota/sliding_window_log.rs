@@ -1,4 +1,4 @@
-//! The slot algorithm as a pure function of time: the memory cache and the local fallback run it, and the script in Redis
+//! The slot algorithm, a sliding-window log of reserved sends, as a pure function of time: the memory cache and the local fallback run it, and the script in Redis
 //! is tested against it.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,16 +10,16 @@ use crate::cache::Level;
 /// Idle levels are dropped at most this often, microseconds: a pass over the levels of one window costs well under a send.
 const SWEEP_EVERY: u64 = 1_000_000;
 
-/// Every level's slots. Times are microseconds since an origin that the caller keeps; the board reads no clock.
+/// Every level's slots. Times are microseconds since an origin that the caller keeps; the log reads no clock.
 #[derive(Debug)]
-pub struct Board {
+pub struct SlidingWindowLog {
     levels: HashMap<String, State>,
     born: u64,
     next: u64,
     swept: u64,
 }
 
-/// The answer to [`Board::take`].
+/// The answer to [`SlidingWindowLog::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// A slot, taken.
@@ -42,18 +42,18 @@ pub enum Offer {
 struct State {
     paused_until: u64,
     /// One a window: an app has a limit a second and one a minute under the same key.
-    logs: Vec<Log>,
+    windows: Vec<Window>,
 }
 
 #[derive(Debug)]
-struct Log {
+struct Window {
     window: u64,
     /// Sorted by time, then id.
     slots: VecDeque<(u64, u64)>,
 }
 
-impl Board {
-    /// A board that has no memory of what was sent before `born`, and is therefore silent at first.
+impl SlidingWindowLog {
+    /// A log that has no memory of what was sent before `born`, and is therefore silent at first.
     #[must_use]
     pub fn new(born: u64) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Board {
         let id = self.next;
         self.next += 1;
         for level in levels {
-            self.log(level).insert(now, at, id);
+            self.entry(level).insert(now, at, id);
         }
         id
     }
@@ -127,14 +127,14 @@ impl Board {
     /// Returns a slot under which nothing was or will be sent, before or after its time.
     pub fn give_back(&mut self, levels: &[Level], at: u64, id: u64) {
         for level in levels {
-            for log in self
+            for entry in self
                 .levels
                 .get_mut(&level.key)
                 .into_iter()
-                .flat_map(|state| &mut state.logs)
+                .flat_map(|state| &mut state.windows)
             {
-                if let Ok(index) = log.slots.binary_search(&(at, id)) {
-                    log.slots.remove(index);
+                if let Ok(index) = entry.slots.binary_search(&(at, id)) {
+                    entry.slots.remove(index);
                 }
             }
         }
@@ -146,10 +146,10 @@ impl Board {
         let held = now.saturating_sub(micros(GUARD));
         for level in levels {
             let state = self.levels.get_mut(&level.key);
-            for log in state.into_iter().flat_map(|state| &mut state.logs) {
-                if let Ok(index) = log.slots.binary_search(&(at, id)) {
-                    log.slots.remove(index);
-                    log.insert(now, held, id);
+            for entry in state.into_iter().flat_map(|state| &mut state.windows) {
+                if let Ok(index) = entry.slots.binary_search(&(at, id)) {
+                    entry.slots.remove(index);
+                    entry.insert(now, held, id);
                 }
             }
         }
@@ -167,7 +167,7 @@ impl Board {
     pub fn remembers(&self, now: u64, key: &str) -> bool {
         self.levels
             .get(key)
-            .is_some_and(|state| state.logs.iter().any(|log| log.live(now)))
+            .is_some_and(|state| state.windows.iter().any(|entry| entry.live(now)))
     }
 
     /// How many levels are held: only those with something that still counts, give or take a second.
@@ -192,21 +192,24 @@ impl Board {
         let window = micros(level.window + GUARD);
         self.levels
             .get(&level.key)
-            .and_then(|state| state.logs.iter().find(|log| log.window == window))
-            .map_or(from, |log| log.earliest(level.count, from))
+            .and_then(|state| state.windows.iter().find(|entry| entry.window == window))
+            .map_or(from, |entry| entry.earliest(level.count, from))
     }
 
-    fn log(&mut self, level: &Level) -> &mut Log {
+    fn entry(&mut self, level: &Level) -> &mut Window {
         let window = micros(level.window + GUARD);
-        let logs = &mut self.levels.entry(level.key.clone()).or_default().logs;
-        let index = logs.iter().position(|log| log.window == window).unwrap_or(logs.len());
-        if index == logs.len() {
-            logs.push(Log {
+        let windows = &mut self.levels.entry(level.key.clone()).or_default().windows;
+        let index = windows
+            .iter()
+            .position(|entry| entry.window == window)
+            .unwrap_or(windows.len());
+        if index == windows.len() {
+            windows.push(Window {
                 window,
                 slots: VecDeque::new(),
             });
         }
-        &mut logs[index]
+        &mut windows[index]
     }
 
     fn sweep(&mut self, now: u64) {
@@ -215,13 +218,13 @@ impl Board {
         }
         self.swept = now;
         self.levels.retain(|_, state| {
-            state.logs.retain(|log| log.live(now));
-            state.paused_until > now || !state.logs.is_empty()
+            state.windows.retain(|entry| entry.live(now));
+            state.paused_until > now || !state.windows.is_empty()
         });
     }
 }
 
-impl Log {
+impl Window {
     fn live(&self, now: u64) -> bool {
         self.slots
             .back()

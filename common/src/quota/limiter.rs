@@ -92,7 +92,7 @@ struct Held {
     latest: Instant,
     /// Of the cache; `None` when this process gave it alone.
     slot: Option<Slot>,
-    /// Of this process's own board.
+    /// Of this process's own log.
     id: u64,
 }
 
