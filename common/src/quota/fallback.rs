@@ -145,6 +145,14 @@ impl Fallback {
         }
     }
 
+    /// When the cache is worth asking, if not now, and the level that stands in the way: what this process itself was granted
+    /// keeps the next slot further away than any answer may lie. A full bot then costs one call of the cache a slot, and not
+    /// another one for each answer "later".
+    pub(super) fn closed(&self, now: Instant, levels: &[Level]) -> Option<(Instant, usize)> {
+        let (again, level) = self.log.closed(self.micros(now), levels, self.horizon)?;
+        Some((self.instant(again), level))
+    }
+
     /// Notes a slot that the cache granted for `at` and that is good until `latest`, unless this process knows better: of sends
     /// whose answers came late and whose news did not reach the cache in time, and of what a cache forgot. All times are this
     /// machine's, so there is nothing to tolerate: for what one process sends, the limit holds whatever the cache says.

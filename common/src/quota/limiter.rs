@@ -309,6 +309,14 @@ impl Quota {
     }
 
     async fn ask_cache(&self, levels: &[Level]) -> Answer {
+        let closed = self.fallback().closed(Instant::now(), levels);
+        if let Some((at, level)) = closed {
+            return Answer::Later {
+                at,
+                level,
+                limited: true,
+            };
+        }
         let answer = self.cache.take(levels, self.horizon).await;
         let now = Instant::now();
         match answer {

@@ -82,8 +82,27 @@ impl SlidingWindowLog {
         }
         let quiet = self.born.saturating_add(micros(QUIET.saturating_add(horizon)));
         let horizon = micros(horizon);
+        match self.find(now, now.max(quiet), levels, horizon) {
+            Ok(at) => {
+                let id = self.record(now, levels, at);
+                Offer::Slot { at, id }
+            }
+            Err((again, level)) => Offer::Later { again, level },
+        }
+    }
+
+    /// Whether what is noted here alone keeps every slot further ahead than `horizon`: then when to ask for one, and the index
+    /// of the level that stands in the way. Whatever is not noted here could only make it later.
+    #[must_use]
+    pub fn closed(&self, now: u64, levels: &[Level], horizon: Duration) -> Option<(u64, usize)> {
+        self.find(now, now, levels, micros(horizon)).err()
+    }
+
+    /// The earliest slot from `from` on that fits every level, unless it is further ahead than `horizon`: then when to ask
+    /// again, and the level that stands in the way.
+    fn find(&self, now: u64, from: u64, levels: &[Level], horizon: u64) -> Result<u64, (u64, usize)> {
         let paused = levels.iter().map(|level| self.paused_until(level)).max().unwrap_or(0);
-        let mut at = now.max(quiet).max(paused);
+        let mut at = from.max(paused);
         let mut moved = true;
         let mut narrowest = 0;
         while moved {
@@ -96,21 +115,17 @@ impl SlidingWindowLog {
             }
         }
         if at <= now.saturating_add(horizon) {
-            let id = self.record(now, levels, at);
-            return Offer::Slot { at, id };
+            return Ok(at);
         }
         // The level that alone is closed until then holds up all who share it. When only the combination is, blame the
         // last one named of those that matter: the narrowest, whose other senders lose least by waiting too.
         let alone = levels.iter().position(|level| {
-            let from = now.max(quiet).max(self.paused_until(level));
+            let from = from.max(self.paused_until(level));
             self.earliest(level, from) == at
         });
         // Half a horizon early, so that the next answer reserves the slot before it passes.
         let again = at.saturating_sub(horizon / 2).max(now);
-        Offer::Later {
-            again,
-            level: alone.unwrap_or(narrowest),
-        }
+        Err((again, alone.unwrap_or(narrowest)))
     }
 
     /// Notes a slot that somebody else granted, and gives its id.
