@@ -1,5 +1,5 @@
-//! The adaptive limit of a receiver: what refusals for a chat's or person's limit (230020) teach (additive increase,
-//! multiplicative decrease: AIMD).
+//! The adaptive limit of a receiver: what refusals for a chat's or person's limit (230020) teach (additive increase, multiplicative
+//! decrease).
 //!
 //! Our own sends never exceed a configured limit, so such a refusal means that others share it: another program's bots in the
 //! chat, or a limit that is lower than what is configured. Two things follow. The chat is **paused**, 1 s doubling to 30 s,

@@ -13,7 +13,7 @@
 //! | [`sending`] | one action: a slot, a request, a verdict |
 //! | [`commit`] | group commit over the Store |
 //! | [`gate`] | what keeps a bot from sending although it has slots: [`tenants`], [`spending`], [`breaker`] |
-//! | [`crowd`], [`people`] | what refusals teach about a chat; which person a chat is with |
+//! | [`adaptive_limit`], [`people`] | what refusals teach about a chat; which person a chat is with |
 //! | [`meter`] | counts calls of the Open API |
 //! | [`verdict`] | what becomes of an event after a send |
 //! | [`levels`] | which limits a send counts against |
