@@ -82,7 +82,10 @@ impl Client {
         self.meter.count(bot.tenant(), action.kind());
         let (code, message) = match self.call(&request, &token).await {
             Verdict::Ended(outcome) => {
-                token.was_taken();
+                // Without an answer nobody has looked at the token.
+                if matches!(outcome, Outcome::Sent { .. }) || outcome.code().is_some() {
+                    token.was_taken();
+                }
                 return outcome;
             }
             Verdict::TokenRefused { code, message } => (code, message),

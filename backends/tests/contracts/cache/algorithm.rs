@@ -8,6 +8,39 @@ use proptest::prelude::*;
 
 use super::level;
 
+/// A process asks the cache for nothing that its own log rules out: it is told when to ask, and by which level.
+#[test]
+fn what_a_log_rules_out_by_itself_is_known_without_taking_anything() {
+    const NOW: u64 = 1_000_000_000;
+    let levels = [level("b:1", 5, 1), level("c:1", 2, 1)];
+    let mut log = SlidingWindowLog::new(0);
+    assert_eq!(log.closed(NOW, &levels, HORIZON), None);
+    for _ in 0..2 {
+        assert!(matches!(log.take(NOW, &levels, HORIZON), Offer::Slot { at: NOW, .. }));
+    }
+    let opens = NOW + 1_025_000;
+    let again = opens - HORIZON.as_micros() as u64 / 2;
+    assert_eq!(log.closed(NOW, &levels, HORIZON), Some((again, 1)), "the chat is full");
+    // As often as anybody asks, and as the log itself answers.
+    assert_eq!(log.closed(NOW, &levels, HORIZON), Some((again, 1)));
+    assert_eq!(log.take(NOW, &levels, HORIZON), Offer::Later { again, level: 1 });
+    assert_eq!(
+        log.closed(NOW, &levels[..1], HORIZON),
+        None,
+        "the bot has room for its other chats"
+    );
+    assert_eq!(
+        log.closed(again, &levels, HORIZON),
+        None,
+        "a slot lies within the horizon"
+    );
+    log.pause("b:1", opens + 1_000_000);
+    assert!(
+        log.closed(again, &levels, HORIZON)
+            .is_some_and(|(at, level)| at > opens && level == 0)
+    );
+}
+
 /// One thing that happens to a log.
 #[derive(Clone, Debug)]
 enum Step {
