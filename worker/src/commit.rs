@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// A fail-over is over by then (recovery in `docs/performance.md`): what lasts longer is an operator's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The batching front of a [`Store`]. Cheap to clone.
+/// Gathers what is to be committed to a [`Store`] into batches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Commits {
     begin: mpsc::Sender<Submission<Arrival, Begun>>,
@@ -80,7 +80,7 @@ impl Drop for OnItsWay<'_> {
     }
 }
 
-/// Who heard from the database.
+/// The kinds of calls of the database: each notes whether its last one was answered.
 #[derive(Clone, Copy)]
 enum Call {
     Begin,
